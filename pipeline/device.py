@@ -1,0 +1,77 @@
+"""Where tensors live, and how many threads and which precision are used there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import psutil
+import torch
+
+from pipeline.errors import InputError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device; `auto` is CUDA where there is one.
+
+    Raises:
+        InputError: CUDA was asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise InputError(
+            "execution.device = cuda: torch sees no CUDA device; use auto or cpu, "
+            "or run `replenish doctor` to see why"
+        )
+    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+def usable_cores() -> int:
+    """Return the number of processor cores that this process may use, at least 1."""
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):  # Linux; macOS has none
+        return len(process.cpu_affinity())
+    return psutil.cpu_count() or 1
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Say whether the hardware multiplies bfloat16 matrices natively.
+
+    Read from the hardware's flags, not timed: a timing could differ from run to run, and with it
+    every digest.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.get_device_capability(device) >= (8, 0))
+    return bool(
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # noqa: SLF001
+    )
+
+
+def pick_precision(
+    wanted: Literal["auto", "float32", "bfloat16"], device: torch.device
+) -> Precision:
+    """Return the precision of the network's arithmetic; `auto` is bfloat16 where it is fast."""
+    if wanted == "auto":
+        return "bfloat16" if has_fast_bfloat16(device) else "float32"
+    return wanted
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the autocast context of a precision; float32 is a context that does nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Use a fixed number of threads in the calling thread's torch operations.
+
+    A sum split over another number of threads rounds otherwise, so the number is part of what
+    makes a result repeatable. OpenMP keeps the setting a thread, hence the restore.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,51 @@
+"""Content digests: bytes, pixels, files, folders, plain data."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_CHUNK_BYTES = 1 << 20
+
+
+def digest_bytes(*parts: bytes) -> str:
+    """Return the sha256 of the parts, each preceded by its length, as 64 hex digits."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(len(part).to_bytes(8, "big"))
+        state.update(part)
+    return state.hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Return the digest of plain data, whatever the order of its keys."""
+    return digest_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+def digest_lines(lines: Iterable[str]) -> str:
+    """Return the digest of a set of lines, whatever their order."""
+    return digest_bytes("\n".join(sorted(lines)).encode())
+
+
+def digest_pixels(image: npt.NDArray[np.uint8]) -> str:
+    """Return the identity of an image: the digest of its shape and its (H, W, C) uint8 pixels."""
+    return digest_bytes(repr(image.shape).encode(), np.ascontiguousarray(image).tobytes())
+
+
+def digest_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes, as `sha256sum` prints it."""
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            state.update(chunk)
+    return state.hexdigest()
+
+
+def digest_folder(folder: Path) -> dict[str, str]:
+    """Return relative POSIX path -> sha256 for every file below `folder`, in sorted order."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): digest_file(path) for path in files}

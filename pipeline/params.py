@@ -1,0 +1,387 @@
+"""Typed, frozen models that mirror params.yaml: one section a stage, of the same name.
+
+A stage receives its own section and nothing else. The root keys `seed` and `execution` are copied
+into every section when the file is read.
+"""
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import InputError
+from pipeline.hashing import digest_json
+
+_MAX_PARAMS_BYTES = 1 << 20
+
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+ArmName = Literal[
+    "real",
+    "real_balanced",
+    "real_augmented",
+    "real_augmented_strong",
+    "mixed",
+    "synthetic_only",
+]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Execution(_Frozen):
+    """Where the work runs. Nothing here changes a result's digest on one machine."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto takes a CUDA device where there is one"
+    )
+    workers: int = Field(
+        0, ge=0, le=256, description="parallel workers for sampling and comparison; 0 = one a core"
+    )
+
+
+class Section(_Frozen):
+    """What every stage's section has, copied from the root of params.yaml."""
+
+    seed: int = Field(0, ge=0, lt=2**31, description="root seed")
+    execution: Execution = Execution()
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the stage's result, as plain data: all but `execution`."""
+        plain: dict[str, Any] = self.model_dump(mode="json", exclude={"execution"})
+        return plain
+
+
+class Imbalance(_Frozen):
+    """A long tail: class sizes fall geometrically from `max` to `min` training images."""
+
+    max: int = Field(ge=1, description="training images of the largest class")
+    min: int = Field(ge=1, description="training images of the smallest class")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) must not exceed max ({self.max})")
+        return self
+
+
+class PrepareParams(Section):
+    """Read the images, check them, split them, write the sample store."""
+
+    source: Literal["digits", "folder", "idx"] = Field(
+        "digits", description="digits (embedded), folder (class/*.png), idx (MNIST's format)"
+    )
+    path: str = Field("data/raw", min_length=1, description="folder of `folder` and `idx`")
+    image_size_px: int | None = Field(
+        None, ge=8, le=128, multiple_of=4, description="side in px; null = from the data"
+    )
+    image_mode: Literal["auto", "L", "RGB"] = Field("auto", description="grey, colour, or seen")
+    fit: Literal["pad", "crop"] = Field("pad", description="how other shapes become square")
+    validation_fraction: Fraction = Field(0.2, description="share of the non-test rows' classes")
+    test_fraction: Fraction = Field(0.35, description="share; ignored where the source has a test")
+    imbalance: Imbalance | None = Field(
+        Imbalance(max=60, min=6), description="thin the training rows to a long tail; null = no"
+    )
+    keep_pool: bool = Field(True, description="keep what thinning leaves as unlabelled rows")
+    max_image_pixels: int = Field(
+        50_000_000, ge=64, description="larger images are quarantined before decoding, in pixels"
+    )
+    max_file_bytes: int = Field(
+        64 * 1024 * 1024, ge=64, description="larger files are quarantined unread, in bytes"
+    )
+
+    @model_validator(mode="after")
+    def _leave_training_rows(self) -> Self:
+        if self.validation_fraction + self.test_fraction > 0.9:
+            raise ValueError(
+                "validation_fraction + test_fraction must be at most 0.9, "
+                "so that training rows remain"
+            )
+        return self
+
+
+class TrainParams(Section):
+    """Train the class-conditional diffusion model."""
+
+    steps: int = Field(2500, ge=1, le=10_000_000, description="optimiser steps")
+    batch_images: int = Field(64, ge=1, le=65_536, description="images a step")
+    base_channels: int | None = Field(
+        None, ge=8, le=512, multiple_of=8, description="width of the network; null = by image size"
+    )
+    learning_rate: float = Field(1.0e-3, gt=0.0, le=1.0, description="peak rate of AdamW")
+    warmup_steps: int = Field(100, ge=0, description="linear warm-up")
+    weight_decay: float = Field(0.01, ge=0.0, le=1.0)
+    gradient_clip_norm: float = Field(1.0, gt=0.0, description="largest gradient norm")
+    schedule: Literal["linear", "cosine", "sigmoid"] = Field(
+        "cosine", description="noise schedule of the T = 1000 forward process"
+    )
+    prediction: Literal["noise", "velocity", "sample"] = Field(
+        "velocity", description="what the network predicts"
+    )
+    weighting: Literal["min_snr", "uniform"] = Field("min_snr", description="weight of the loss")
+    min_snr_gamma: float = Field(5.0, gt=0.0, description="cap of the signal-to-noise ratio")
+    label_dropout: float = Field(
+        0.1, ge=0.0, lt=1.0, description="share of labels replaced by the null class"
+    )
+    class_balance_power: float = Field(
+        0.5, ge=0.0, le=1.0, description="classes are drawn with n ** power: 1 as is, 0 equal"
+    )
+    ema_decay: float = Field(0.999, ge=0.0, lt=1.0, description="decay of the averaged weights")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto = bfloat16 autocast where the hardware has fast instructions"
+    )
+    checkpoint_every_steps: int = Field(250, ge=1, description="an interrupted run resumes here")
+    sheet_every_steps: int = Field(500, ge=1, description="sample sheet and held-out loss")
+    sheet_images_per_class: int = Field(6, ge=1, le=64)
+
+
+class SynthesizeParams(Section):
+    """Generate, score and accept synthetic images."""
+
+    images_per_class: Literal["fill"] | Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        "fill", description="accepted images a class: a number, or fill up to the largest class"
+    )
+    sampler: Literal["dpmsolver++", "ddim", "ddpm"] = "dpmsolver++"
+    sampler_steps: int = Field(20, ge=1, le=1000, description="network evaluations an image")
+    guidance: float = Field(1.5, ge=0.0, le=20.0, description="1 = none (classifier-free)")
+    shard_images: int = Field(32, ge=1, le=4096, description="candidates of one unit of work")
+    max_rounds: int = Field(4, ge=1, le=100, description="generate-score-accept rounds at most")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="as in train")
+    judge_steps: int = Field(
+        400, ge=1, description="optimiser steps of the classifier that checks the labels"
+    )
+    confidence_quantile: float = Field(
+        0.05,
+        ge=0.0,
+        lt=1.0,
+        description="accept at the confidence that this share of validation rows falls short of",
+    )
+    copy_ratio: float = Field(
+        1.0 / 3.0,
+        ge=0.0,
+        le=1.0,
+        description="reject where nearest / second-nearest training distance is below this",
+    )
+    copy_quantile: float = Field(
+        0.005,
+        ge=0.0,
+        lt=1.0,
+        description="reject where nearer to a training image than this share of validation rows",
+    )
+
+
+class EvaluateParams(Section):
+    """Compare classifiers trained with and without synthetic images."""
+
+    arms: tuple[ArmName, ...] = Field(
+        ("real", "real_balanced", "real_augmented", "mixed", "synthetic_only"), min_length=1
+    )
+    mixed_shares: tuple[Fraction, ...] = Field(
+        (0.25, 0.5, 0.75), min_length=1, description="shares of synthetic draws in mixed arms"
+    )
+    seeds: int = Field(4, ge=2, le=1000, description="paired repetitions of each arm")
+    steps: int = Field(500, ge=1, description="optimiser steps of each classifier, equal for all")
+    batch_images: int = Field(64, ge=2, le=65_536)
+    learning_rate: float = Field(3.0e-3, gt=0.0, le=1.0)
+    weight_decay: float = Field(0.01, ge=0.0, le=1.0)
+    base_channels: int = Field(32, ge=4, le=512, description="width of the classifier")
+    horizontal_flip: bool = Field(
+        False, description="may augmentation mirror an image? (a mirrored digit is no digit)"
+    )
+    confidence: Fraction = Field(0.95, description="level of the interval of the gain")
+    bootstrap_resamples: int = Field(2000, ge=100, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _two_sides(self) -> Self:
+        if not any(arm.startswith("real") for arm in self.arms):
+            raise ValueError("arms needs a baseline: real, real_balanced or real_augmented")
+        if "mixed" not in self.arms:
+            raise ValueError("arms needs `mixed`, the arm that the verdict is about")
+        return self
+
+
+class AssembleParams(Section):
+    """Write the dataset that the user takes away."""
+
+    name: str = Field(
+        "replenished", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="dataset name"
+    )
+    rows_per_shard: int = Field(10_000, ge=1, description="rows of one Parquet file")
+
+
+class ReportParams(Section):
+    """Write the HTML page."""
+
+    title: str = Field("Replenish report", min_length=1, max_length=120)
+    images_per_class: int = Field(12, ge=1, le=64, description="images a class in contact sheets")
+    examples: int = Field(24, ge=0, le=200, description="accepted and rejected examples, each")
+
+
+StageName = Literal["prepare", "train", "synthesize", "evaluate", "assemble", "report"]
+
+
+class Params(_Frozen):
+    """The whole of params.yaml."""
+
+    seed: int = Field(0, ge=0, lt=2**31)
+    execution: Execution = Execution()
+    prepare: PrepareParams = PrepareParams()
+    train: TrainParams = TrainParams()
+    synthesize: SynthesizeParams = SynthesizeParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    assemble: AssembleParams = AssembleParams()
+    report: ReportParams = ReportParams()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_root_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        shared = {key: data[key] for key in ("seed", "execution") if key in data}
+        filled = dict(data)
+        for name in SECTIONS:
+            section = data.get(name, {})
+            if isinstance(section, dict):
+                filled[name] = {**shared, **section}
+        return filled
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the results, as plain data."""
+        return {name: getattr(self, name).identity() for name in SECTIONS}
+
+    def digest(self) -> str:
+        """Return the digest of all that decides the results."""
+        return digest_json(self.identity())
+
+    def flat(self) -> dict[str, str | int | float | bool | None]:
+        """Return `section.key` -> value, for trackers and tables."""
+        rows: dict[str, str | int | float | bool | None] = {}
+        for name, section in self.identity().items():
+            for key, value in section.items():
+                plain = isinstance(value, str | int | float | bool) or value is None
+                rows[f"{name}.{key}"] = value if plain else json.dumps(value)
+        return rows
+
+
+SECTIONS: tuple[StageName, ...] = (
+    "prepare",
+    "train",
+    "synthesize",
+    "evaluate",
+    "assemble",
+    "report",
+)
+SECTION_TYPES: dict[str, type[BaseModel]] = {
+    "prepare": PrepareParams,
+    "train": TrainParams,
+    "synthesize": SynthesizeParams,
+    "evaluate": EvaluateParams,
+    "assemble": AssembleParams,
+    "report": ReportParams,
+    "execution": Execution,
+    "prepare.imbalance": Imbalance,
+}
+
+
+def load_params(path: Path, overrides: tuple[str, ...] = ()) -> Params:
+    """Read params.yaml, apply `section.key=value` overrides, and check everything.
+
+    Raises:
+        InputError: the file is missing, is no YAML mapping, or holds a key or value that is not
+            allowed; the message names section, key, value and what is allowed.
+    """
+    data = _read_yaml(path)
+    for override in overrides:
+        _apply_override(data, override)
+    return check_params(data, str(path))
+
+
+def check_params(data: dict[str, Any], origin: str) -> Params:
+    """Check plain data against the models; `origin` begins each line of the error message.
+
+    Raises:
+        InputError: see `load_params`.
+    """
+    try:
+        # JSON mode keeps `strict` (no "3" for 3) but takes lists where the models hold tuples.
+        return Params.model_validate_json(json.dumps(data, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ValidationError):
+            lines = sorted({_explain(detail, origin) for detail in error.errors()})
+            raise InputError("\n".join(lines)) from None
+        raise InputError(
+            f"{origin}: holds a value that is no number, text, list or mapping ({error}); "
+            "write dates in quotes and numbers without .inf or .nan"
+        ) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such params file; give one with --params, or run in the folder that has "
+            "params.yaml"
+        )
+    if path.stat().st_size > _MAX_PARAMS_BYTES:
+        raise InputError(f"{path}: larger than {_MAX_PARAMS_BYTES} bytes; this is no params file")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        detail = str(error).replace("\n", " ")[:300]
+        raise InputError(f"{path}: not readable as YAML: {detail}") from None
+    if data is None:
+        data = {}
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise InputError(f"{path}: must be a mapping of sections: {', '.join(SECTIONS)}")
+    return data
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    dotted, sign, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not sign or not all(keys):
+        raise InputError(
+            f"--set {override}: write section.key=value, for example --set train.steps=500"
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {override}: the value is not readable as YAML") from None
+    if isinstance(value, str):
+        # YAML 1.1 reads 1e-4 as text; on a command line a number is what was meant.
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    node = data
+    for key in keys[:-1]:
+        child = node.get(key)
+        if child is None:
+            child = node[key] = {}
+        if not isinstance(child, dict):
+            raise InputError(f"--set {override}: `{key}` is a value, not a section")
+        node = child
+    node[keys[-1]] = value
+
+
+def _explain(detail: Any, origin: str) -> str:
+    location = [str(part) for part in detail["loc"]]
+    # A union's branches add their type's name as a last part; the key is what the user knows.
+    location = [part for part in location if not part.startswith(("literal[", "constrained-"))]
+    while location and location[-1] in {"int", "float", "str"}:
+        location.pop()
+    name = ".".join(location) or "params"
+    if detail["type"] == "extra_forbidden":
+        parent = ".".join(location[:-1])
+        model = SECTION_TYPES.get(parent, Params)
+        allowed = sorted(model.model_fields)
+        close = get_close_matches(location[-1], allowed, n=1)
+        hint = f"did you mean `{close[0]}`? " if close else ""
+        return f"{origin}: {name} is not a known key; {hint}allowed here: {', '.join(allowed)}"
+    value = json.dumps(detail.get("input"), default=str)
+    if len(value) > 80:
+        value = value[:77] + "..."
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{origin}: {name} = {value}: {message[:1].lower()}{message[1:]}"

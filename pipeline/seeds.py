@@ -1,0 +1,28 @@
+"""Named seeds, all derived from the one root seed.
+
+No code in Replenish draws from a global generator: whoever needs randomness asks for a seed by
+name, so that adding a consumer never shifts the numbers that another one sees.
+"""
+
+import numpy as np
+import torch
+
+from pipeline.hashing import digest_json
+
+
+def derive_seed(root: int, *names: str | int) -> int:
+    """Return a seed in [0, 2**63) that depends on the root seed and on the names alone."""
+    return int(digest_json([root, *names])[:16], 16) >> 1
+
+
+def numpy_generator(root: int, *names: str | int) -> np.random.Generator:
+    """Return a NumPy generator for the named purpose."""
+    return np.random.default_rng(derive_seed(root, *names))
+
+
+def torch_generator(root: int, *names: str | int) -> torch.Generator:
+    """Return a CPU torch generator for the named purpose.
+
+    Noise is always drawn on the CPU and moved, so that a seed means the same image on any device.
+    """
+    return torch.Generator().manual_seed(derive_seed(root, *names))

@@ -1,0 +1,42 @@
+"""The stages, in order: what each reads, and which files are its metrics and plots.
+
+`STAGES` is the registry that both drivers follow; a test holds dvc.yaml equal to it.
+"""
+
+from dataclasses import dataclass
+
+from pipeline.params import StageName
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage of the pipeline.
+
+    Attributes:
+        inputs: stages whose folders it reads.
+        metrics: files in its folder that `dvc metrics show` prints.
+        plots: files in its folder that `dvc plots show` draws.
+    """
+
+    inputs: tuple[StageName, ...] = ()
+    metrics: tuple[str, ...] = ()
+    plots: tuple[str, ...] = ()
+
+
+STAGES: dict[StageName, StageSpec] = {
+    "prepare": StageSpec(),
+    "train": StageSpec(inputs=("prepare",), plots=("curve.csv",)),
+    "synthesize": StageSpec(inputs=("prepare", "train"), metrics=("metrics.json",)),
+    "evaluate": StageSpec(
+        inputs=("prepare", "synthesize"),
+        metrics=("metrics.json",),
+        plots=("arms.csv", "per_class.csv"),
+    ),
+    "assemble": StageSpec(inputs=("prepare", "synthesize", "evaluate")),
+    "report": StageSpec(inputs=("prepare", "train", "synthesize", "evaluate", "assemble")),
+}
+
+
+def stage_module(name: str) -> str:
+    """Return the name of the module that holds the stage's `run`."""
+    return f"pipeline.stages.{name}"

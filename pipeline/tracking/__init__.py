@@ -1,0 +1,1 @@
+"""Where progress and numbers go: the Tracker protocol and its implementations."""
