@@ -1,1 +1,1 @@
-
+"""Prefect flows: the same stage functions, scheduled, retried and shown in a page."""

@@ -66,7 +66,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         for name in manifest.files:
             safe_join(folder, name)
     except (ValueError, TypeError, AttributeError, InputError) as error:
-        raise StageError(f"{path}: damaged manifest ({error}); delete {folder} and run again") from None
+        raise StageError(
+            f"{path}: damaged manifest ({error}); delete {folder} and run again"
+        ) from None
     return manifest
 
 

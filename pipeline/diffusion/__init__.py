@@ -1,1 +1,1 @@
-""""""
+"""Class-conditional diffusion: noise schedule, network, objective, training loop, sampling."""

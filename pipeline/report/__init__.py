@@ -1,1 +1,1 @@
-""""""
+"""The HTML page, its figures, and the data card."""

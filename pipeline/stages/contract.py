@@ -121,7 +121,7 @@ def _input_digests(name: StageName, inputs: Inputs) -> dict[str, str]:
     return digests
 
 
-def _lock(out: Path, name: StageName) -> AcquireReturnProxy:
+def _lock(out: Path, name: StageName) -> AcquireReturnProxy[FileLock]:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; the stage `{name}` writes a folder there")
     if out.is_dir() and any(out.iterdir()):

@@ -42,9 +42,7 @@ class Tracker(Protocol):
         """Record a dataset that went into the run; context is `training` or `evaluation`."""
         ...
 
-    def arm(
-        self, name: str, params: Mapping[str, Scalar], metrics: Mapping[str, float]
-    ) -> None:
+    def arm(self, name: str, params: Mapping[str, Scalar], metrics: Mapping[str, float]) -> None:
         """Record one finished classifier arm: a child run where the tracker has such a thing."""
         ...
 
@@ -78,9 +76,7 @@ class NullTracker:
     def dataset(self, name: str, digest: str, rows: int, context: str) -> None:
         """See Tracker."""
 
-    def arm(
-        self, name: str, params: Mapping[str, Scalar], metrics: Mapping[str, float]
-    ) -> None:
+    def arm(self, name: str, params: Mapping[str, Scalar], metrics: Mapping[str, float]) -> None:
         """See Tracker."""
 
     def tags(self, values: Mapping[str, str]) -> None:
@@ -132,9 +128,7 @@ class FanOut(NullTracker):
         for tracker in self._trackers:
             tracker.dataset(name, digest, rows, context)
 
-    def arm(
-        self, name: str, params: Mapping[str, Scalar], metrics: Mapping[str, float]
-    ) -> None:
+    def arm(self, name: str, params: Mapping[str, Scalar], metrics: Mapping[str, float]) -> None:
         """See Tracker."""
         for tracker in self._trackers:
             tracker.arm(name, params, metrics)
