@@ -44,7 +44,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.get_device_capability(device) >= (8, 0))
     return bool(
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # noqa: SLF001
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     )
 
 
@@ -64,12 +64,15 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 @contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
-    """Use a fixed number of threads in the calling thread's torch operations.
+    """Compute with a fixed number of threads, and with denormal numbers flushed to zero.
 
     A sum split over another number of threads rounds otherwise, so the number is part of what
-    makes a result repeatable. OpenMP keeps the setting a thread, hence the restore.
+    makes a result repeatable. Denormals appear in the gradients of nearly noise-free steps and
+    made training ten times slower (docs/log.md). Threads inherit both settings from the one that
+    starts them, hence the call around a whole stage, before torch starts its own.
     """
     before = torch.get_num_threads()
+    torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
     try:
         yield

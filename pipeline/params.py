@@ -80,8 +80,16 @@ class PrepareParams(Section):
     )
     image_mode: Literal["auto", "L", "RGB"] = Field("auto", description="grey, colour, or seen")
     fit: Literal["pad", "crop"] = Field("pad", description="how other shapes become square")
-    validation_fraction: Fraction = Field(0.2, description="share of the non-test rows' classes")
-    test_fraction: Fraction = Field(0.35, description="share; ignored where the source has a test")
+    validation_fraction: Fraction = Field(
+        0.2,
+        description="share of each class's distinct images; where the source brings its own test "
+        "images, share of the others",
+    )
+    test_fraction: Fraction = Field(
+        0.35,
+        description="share of each class's distinct images; ignored where the source brings its "
+        "own test images",
+    )
     imbalance: Imbalance | None = Field(
         Imbalance(max=60, min=6), description="thin the training rows to a long tail; null = no"
     )

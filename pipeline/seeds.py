@@ -4,6 +4,9 @@ No code in Replenish draws from a global generator: whoever needs randomness ask
 name, so that adding a consumer never shifts the numbers that another one sees.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -26,3 +29,14 @@ def torch_generator(root: int, *names: str | int) -> torch.Generator:
     Noise is always drawn on the CPU and moved, so that a seed means the same image on any device.
     """
     return torch.Generator().manual_seed(derive_seed(root, *names))
+
+
+@contextmanager
+def seeded_initialisers(root: int, *names: str | int) -> Iterator[None]:
+    """Seed torch's global CPU generator for the body, and restore it afterwards.
+
+    For third-party constructors alone, whose weight initialisers accept no generator.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(root, *names))
+        yield

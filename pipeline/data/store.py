@@ -247,6 +247,15 @@ def read_samples(folder: Path, splits: Sequence[str] = SPLITS) -> Samples:
     )
 
 
+def read_ids(folder: Path, splits: Sequence[str] = SPLITS) -> tuple[str, ...]:
+    """Return the ids of the rows of the given splits, without their images."""
+    return tuple(
+        identity
+        for table in iterate_tables(folder, splits, columns=("id",))
+        for identity in table.column("id").to_pylist()
+    )
+
+
 def rows_digest(samples: Samples) -> str:
     """Return the digest over (split, label, origin, id) of all rows, whatever their order."""
     return digest_lines(

@@ -25,7 +25,7 @@ class StageSpec:
 
 STAGES: dict[StageName, StageSpec] = {
     "prepare": StageSpec(),
-    "train": StageSpec(inputs=("prepare",), plots=("curve.csv",)),
+    "train": StageSpec(inputs=("prepare",), plots=("curve.csv", "heldout.csv")),
     "synthesize": StageSpec(inputs=("prepare", "train"), metrics=("metrics.json",)),
     "evaluate": StageSpec(
         inputs=("prepare", "synthesize"),

@@ -1,15 +1,16 @@
 """What makes a function a stage: staleness, a lock, a work folder, a manifest, one rename."""
 
 import errno
-import functools
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.device import torch_threads, usable_cores
 from pipeline.errors import InputError, StageError
 from pipeline.folders import (
     WORK,
@@ -34,18 +35,85 @@ class Summary(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-P = TypeVar("P", bound=Section, contravariant=True)
-S = TypeVar("S", bound=Summary, covariant=True)
+P = TypeVar("P", bound=Section)
+S = TypeVar("S", bound=Summary)
 
 
-class Stage(Protocol[P, S]):
-    """A stage as its drivers see it."""
+@dataclass(frozen=True)
+class Stage(Generic[P, S]):
+    """A stage: a function that fills a work folder, made safe to repeat.
+
+    Calling it leaves the folder `out` alone when its manifest has the key of this work (params,
+    inputs, sources, and `extra_key`, a digest of what else is read). Otherwise the function fills
+    `<out>/../.work/<name>/<key>`, where an interrupted run of the same work finds what it left.
+
+    Attributes:
+        name: name of the stage.
+        summary: type of its result.
+        function: fills the work folder that it is given as `out`.
+        extra_key: digest of what the stage reads beside its inputs, such as raw data.
+    """
+
+    name: StageName
+    summary: type[S]
+    function: Callable[[P, Inputs, Path, Tracker], S]
+    extra_key: Callable[[P], str]
 
     def __call__(
         self, params: P, inputs: Inputs, out: Path, tracker: Tracker, *, force: bool = False
     ) -> S:
-        """Bring the folder `out` up to date and return its summary."""
-        ...
+        """Bring the folder `out` up to date and return its summary.
+
+        Raises:
+            InputError: an input folder is missing or unfinished, `out` is no folder of this stage,
+                cannot be written, or is in use by another run.
+            StageError: the disk is full.
+        """
+        try:
+            digests = _input_digests(self.name, inputs)
+            key = self._key(params, digests)
+            with tracker.stage(self.name), _lock(out, self.name), torch_threads(usable_cores()):
+                if _has_key(out, key) and not force:
+                    tracker.note(f"{self.name}: up to date ({out})")
+                else:
+                    self._fill(params, inputs, out, tracker, digests, key, force)
+                text = (out / SUMMARY).read_text(encoding="utf-8")
+                return self.summary.model_validate_json(text)
+        except OSError as error:
+            raise _explain(error, self.name, out) from error
+
+    def is_current(self, params: P, inputs: Inputs, out: Path) -> bool:
+        """Say whether a call would find nothing to do."""
+        try:
+            key = self._key(params, _input_digests(self.name, inputs))
+        except InputError:
+            return False
+        return _has_key(out, key)
+
+    def _key(self, params: P, inputs: Mapping[str, str]) -> str:
+        sources = closure_digest(stage_module(self.name))
+        return digest_json([self.name, params.identity(), inputs, sources, self.extra_key(params)])
+
+    def _fill(
+        self,
+        params: P,
+        inputs: Inputs,
+        out: Path,
+        tracker: Tracker,
+        digests: Mapping[str, str],
+        key: str,
+        force: bool,
+    ) -> None:
+        work = out.parent / WORK / self.name / key[:16]
+        if force:
+            shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True, exist_ok=True)
+        result = self.function(params, inputs, work, tracker)
+        write_json(work / SUMMARY, result.model_dump(mode="json"))
+        write_manifest(work, self.name, key, params.identity(), digests)
+        replace_folder(work, out)
+        # What remains belongs to params that were given up.
+        shutil.rmtree(work.parent, ignore_errors=True)
 
 
 def stage(
@@ -53,56 +121,13 @@ def stage(
     summary: type[S],
     extra_key: Callable[[P], str] = lambda _: "",
 ) -> Callable[[Callable[[P, Inputs, Path, Tracker], S]], Stage[P, S]]:
-    """Make a stage of a function that fills a work folder.
+    """Return the decorator that makes a `Stage` of a function; see there for the arguments."""
+    return lambda function: Stage(name, summary, function, extra_key)
 
-    The folder `out` is left alone when its manifest has the key of this work (params, inputs,
-    sources, and `extra_key`, a digest of what else is read). Otherwise the function fills
-    `<out>/../.work/<name>/<key>`, where an interrupted run of the same work finds what it left.
 
-    Raises:
-        InputError: an input folder is missing or unfinished, `out` is no folder of this stage,
-            cannot be written, or is in use by another run.
-        StageError: the disk is full.
-    """
-
-    def decorate(function: Callable[[P, Inputs, Path, Tracker], S]) -> Stage[P, S]:
-        @functools.wraps(function)
-        def run(
-            params: P, inputs: Inputs, out: Path, tracker: Tracker, *, force: bool = False
-        ) -> S:
-            digests = _input_digests(name, inputs)
-            key = digest_json(
-                [
-                    name,
-                    params.identity(),
-                    digests,
-                    closure_digest(stage_module(name)),
-                    extra_key(params),
-                ]
-            )
-            try:
-                with tracker.stage(name), _lock(out, name):
-                    done = read_manifest(out)
-                    if done is not None and done.key == key and not force:
-                        tracker.note(f"{name}: up to date ({out})")
-                    else:
-                        work = out.parent / WORK / name / key[:16]
-                        if force:
-                            shutil.rmtree(work, ignore_errors=True)
-                        work.mkdir(parents=True, exist_ok=True)
-                        result = function(params, inputs, work, tracker)
-                        write_json(work / SUMMARY, result.model_dump(mode="json"))
-                        write_manifest(work, name, key, params.identity(), digests)
-                        replace_folder(work, out)
-                        _clear(out.parent / WORK / name)
-                    text = (out / SUMMARY).read_text(encoding="utf-8")
-                    return summary.model_validate_json(text)
-            except OSError as error:
-                raise _explain(error, name, out) from error
-
-        return run
-
-    return decorate
+def _has_key(out: Path, key: str) -> bool:
+    done = read_manifest(out)
+    return done is not None and done.key == key
 
 
 def _input_digests(name: StageName, inputs: Inputs) -> dict[str, str]:
@@ -140,11 +165,6 @@ def _lock(out: Path, name: StageName) -> AcquireReturnProxy[FileLock]:
             f"{out}: another run is at work on the stage `{name}` in this folder; wait for it, "
             "or give this run its own --artifacts folder"
         ) from None
-
-
-def _clear(folder: Path) -> None:
-    # The finished work has been moved away; what remains belongs to params that were given up.
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _explain(error: OSError, name: StageName, out: Path) -> Exception:

@@ -4,9 +4,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from pipeline.params import Params, Section, StageName
+from pipeline.params import SECTIONS, Params, Section, StageName
 from pipeline.stages import STAGES, stage_module
-from pipeline.stages.contract import Stage, Summary
+from pipeline.stages.contract import Inputs, Stage, Summary
 from pipeline.tracking.tracker import Tracker
 
 
@@ -15,13 +15,32 @@ def run_stage(
 ) -> Summary:
     """Bring the stage's folder below `artifacts` up to date and return its summary.
 
-    The stage's module is imported here, on demand: asking for one stage does not load the others.
-
     Raises:
-        InputError: see `pipeline.stages.contract.stage`, and the stage's own.
+        InputError: see `pipeline.stages.contract.Stage`, and the stage's own.
         StageError: likewise.
     """
-    function = cast("Stage[Section, Summary]", import_module(stage_module(name)).run)
+    inputs, out = _folders(name, artifacts)
+    return load_stage(name)(getattr(params, name), inputs, out, tracker, force=force)
+
+
+def stale_stages(params: Params, artifacts: Path) -> list[StageName]:
+    """Return the stages that a run would do, in order: the first stale one and all after it.
+
+    A later stage is counted although it may turn out up to date: what the earlier one gives is
+    not known yet.
+    """
+    for i, name in enumerate(SECTIONS):
+        inputs, out = _folders(name, artifacts)
+        if not load_stage(name).is_current(getattr(params, name), inputs, out):
+            return list(SECTIONS[i:])
+    return []
+
+
+def load_stage(name: StageName) -> Stage[Section, Summary]:
+    """Import the stage's module, on demand: asking for one stage does not load the others."""
+    return cast("Stage[Section, Summary]", import_module(stage_module(name)).run)
+
+
+def _folders(name: StageName, artifacts: Path) -> tuple[Inputs, Path]:
     root = artifacts.absolute()
-    inputs = {needed: root / needed for needed in STAGES[name].inputs}
-    return function(getattr(params, name), inputs, root / name, tracker, force=force)
+    return {needed: root / needed for needed in STAGES[name].inputs}, root / name

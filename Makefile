@@ -1,0 +1,48 @@
+# Each target sets itself up: `.venv` is made when it is missing or older than what it is made from.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PREFECT_PORT ?= 4200
+MLFLOW_PORT ?= 5000
+
+export NO_ALBUMENTATIONS_UPDATE = 1
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+export MLFLOW_DISABLE_TELEMETRY = true
+export DVC_NO_ANALYTICS = 1
+export DO_NOT_TRACK = true
+
+.PHONY: help demo test check repro ui dvc.yaml clean
+
+help: ## say what the targets do
+	@grep -E '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: $(READY) ## run the whole flow on real handwritten digits, and print the verdict
+	$(BIN)/python -m flows.augment
+
+test: $(READY) ## unit tests and both drivers end to end
+	$(BIN)/python -m pytest
+
+check: $(READY) ## lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+repro: $(READY) ## bring artifacts/ up to date with DVC
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+
+ui: $(READY) ## open the Prefect and MLflow pages' servers on 127.0.0.1
+	$(BIN)/python -m flows.ui --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT)
+
+dvc.yaml: $(READY) ## write dvc.yaml anew after an import or the registry changed
+	$(BIN)/python -m pipeline dag > dvc.yaml.new && mv dvc.yaml.new dvc.yaml
+
+clean: ## remove what was generated; .venv, mlflow.db and your data stay
+	rm -rf artifacts runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,253 @@
+"""The command line: `replenish`, the same as `python -m pipeline`.
+
+Only what a command needs is imported, when it runs. Exit status: 0 done, 1 the work failed,
+2 the input cannot be used.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+
+from pipeline import __version__
+from pipeline.errors import InputError, StageError
+from pipeline.params import SECTIONS, Params, StageName, load_params
+
+if TYPE_CHECKING:
+    from pipeline.tracking.tracker import Tracker
+
+app = typer.Typer(
+    name="replenish",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Top up the thin classes of a small labelled image set with synthetic images, and say "
+        "honestly whether that helped the classifier."
+    ),
+    epilog="Example: replenish run --set train.steps=500",
+)
+
+ParamsFile = Annotated[
+    Path, typer.Option("--params", help="Params file.", show_default=True, metavar="FILE")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Override one param; may be repeated."
+    ),
+]
+Artifacts = Annotated[
+    Path,
+    typer.Option("--artifacts", help="Folder of the stages' folders.", metavar="DIR"),
+]
+Force = Annotated[bool, typer.Option("--force", help="Do it again even if it is up to date.")]
+Mlflow = Annotated[
+    bool, typer.Option("--mlflow/--no-mlflow", help="Record the run in MLflow (mlflow.db).")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check the params, say what would be done, and stop.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
+
+DEFAULT_PARAMS = Path("params.yaml")
+DEFAULT_ARTIFACTS = Path("artifacts")
+
+
+@app.command(
+    epilog="Examples: replenish run · replenish run --params examples/fashion_mnist.yaml "
+    "--artifacts artifacts-fashion · replenish run --set train.steps=500 --dry-run"
+)
+def run(
+    params: ParamsFile = DEFAULT_PARAMS,
+    overrides: Overrides = None,
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    force: Force = False,
+    mlflow: Mlflow = True,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Run all stages that are not up to date; an interrupted run goes on where it stopped."""
+    from pipeline.stages.running import run_stage, stale_stages
+    from pipeline.tracking.facts import log_results, outcome_lines
+
+    settings = load_params(params, tuple(overrides or ()))
+    if dry_run:
+        waiting = set(SECTIONS) if force else set(stale_stages(settings, artifacts))
+        for name in SECTIONS:
+            typer.echo(f"{name:<12}{'would run' if name in waiting else 'up to date'}")
+        return
+    with _tracker(settings, artifacts, "run", "run", mlflow) as tracker:
+        for name in SECTIONS:
+            run_stage(name, settings, artifacts, tracker, force=force)
+        log_results(artifacts, tracker)
+    for line in outcome_lines(artifacts):
+        typer.echo(line)
+
+
+def _add_stage_command(name: StageName, help_text: str, example: str) -> None:
+    @app.command(name, help=help_text, epilog=f"Example: {example}")
+    def command(
+        params: ParamsFile = DEFAULT_PARAMS,
+        overrides: Overrides = None,
+        artifacts: Artifacts = DEFAULT_ARTIFACTS,
+        force: Force = False,
+        mlflow: Mlflow = True,
+        debug: Debug = False,
+    ) -> None:
+        from pipeline.stages.running import run_stage
+        from pipeline.tracking.facts import log_results
+
+        settings = load_params(params, tuple(overrides or ()))
+        with _tracker(settings, artifacts, name, "stage", mlflow) as tracker:
+            run_stage(name, settings, artifacts, tracker, force=force)
+            if name == SECTIONS[-1]:
+                log_results(artifacts, tracker)
+
+
+_add_stage_command(
+    "prepare",
+    "Read the images, quarantine what cannot be used, split, and write the sample store.",
+    "replenish prepare --set prepare.source=folder --set prepare.path=data/raw",
+)
+_add_stage_command(
+    "train",
+    "Train the class-conditional diffusion model on the real training rows.",
+    "replenish train --set train.steps=500",
+)
+_add_stage_command(
+    "synthesize",
+    "Generate images for the thin classes; score them; accept or reject with reasons.",
+    "replenish synthesize --set synthesize.guidance=2.0",
+)
+_add_stage_command(
+    "evaluate",
+    "Compare classifiers with and without synthetic images, and write the verdict.",
+    "replenish evaluate --set evaluate.seeds=8",
+)
+_add_stage_command(
+    "assemble",
+    "Write the dataset to take away: real rows, and synthetic ones if the verdict says use.",
+    "replenish assemble --set assemble.name=my-dataset",
+)
+_add_stage_command(
+    "report", "Write the self-contained HTML report.", 'replenish report --set report.title="Mine"'
+)
+
+
+@app.command(
+    epilog="Examples: replenish verify artifacts · replenish verify artifacts/assemble/dataset"
+)
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Artifacts, stage or sample store folder.")],
+    debug: Debug = False,
+) -> None:
+    """Check digests, lineage, and that no synthetic row stands outside train."""
+    from pipeline.verification import verify as check
+
+    findings = check(folder)
+    for line in findings.checked:
+        typer.echo(f"checked  {line}")
+    for line in findings.problems:
+        typer.echo(f"PROBLEM  {line}")
+    if findings.problems:
+        raise StageError(f"{folder}: {len(findings.problems)} problems, listed above")
+    typer.echo(f"{folder}: all is well")
+
+
+@app.command(epilog="Example: replenish doctor --mlflow-port 5001")
+def doctor(
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535)] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    debug: Debug = False,
+) -> None:
+    """Examine device, precision, versions, memory, disk and ports."""
+    from pipeline.doctor import examine
+
+    ports = {"the Prefect page": prefect_port, "the MLflow page": mlflow_port}
+    findings = examine(artifacts.absolute(), ports)
+    for finding in findings:
+        typer.echo(f"{finding.state:<5} {finding.topic:<16} {finding.text}")
+    if any(finding.state == "bad" for finding in findings):
+        raise StageError("this machine cannot run Replenish as it is; mend the lines marked bad")
+
+
+@app.command(epilog="Example: replenish dag > dvc.yaml")
+def dag() -> None:
+    """Print dvc.yaml as the stage registry and the stages' imports want it."""
+    from pipeline.dag import dvc_file
+
+    typer.echo(dvc_file(), nl=False)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+@contextmanager
+def _tracker(
+    params: Params,
+    artifacts: Path,
+    name: str,
+    driver: Literal["run", "stage"],
+    mlflow: bool,
+) -> "Iterator[Tracker]":
+    from contextlib import ExitStack
+
+    from pipeline.tracking.console import ConsoleTracker
+    from pipeline.tracking.jsonlines import JsonLinesTracker
+    from pipeline.tracking.tracker import FanOut
+
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    with ExitStack() as stack:
+        console = stack.enter_context(ConsoleTracker())
+        trackers: list[Tracker] = [
+            console,
+            stack.enter_context(JsonLinesTracker(Path("runs") / f"{moment}-{name}.jsonl")),
+        ]
+        if mlflow:
+            from pipeline.tracking.mlflow import track_run
+
+            trackers.append(
+                stack.enter_context(
+                    track_run(artifacts, params.digest(), name, driver, warn=console.note)
+                )
+            )
+        tracker = FanOut(trackers)
+        tracker.params(params.flat())
+        yield tracker
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its status."""
+    if "--debug" in sys.argv:
+        app()
+    try:
+        app()
+    except InputError as error:
+        _fail(error, 2)
+    except StageError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on from here", 130)
+    except Exception as error:  # the last line of defence: a message, not a traceback
+        _fail(f"{type(error).__name__}: {error} (run again with --debug for a traceback)", 1)
+    raise SystemExit(0)
+
+
+def _fail(error: object, status: int) -> NoReturn:
+    for line in str(error).splitlines():
+        typer.echo(f"error: {line}", err=True)
+    raise SystemExit(status) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""dvc.yaml, written from the stage registry and from what each stage's module imports."""
+
+from typing import Any
+
+import yaml
+
+from pipeline.params import SECTIONS, StageName
+from pipeline.sources import import_closure
+from pipeline.stages import STAGES, stage_module
+
+_HEADER = """\
+# The reproducible DAG: `dvc repro` runs what is stale. Written by `make dvc.yaml` from
+# pipeline/stages/__init__.py and the imports of each stage; a test holds them equal.
+"""
+_PLOTS: dict[str, dict[str, Any]] = {
+    "curve.csv": {"x": "step", "y": "loss", "title": "Training loss"},
+    "heldout.csv": {
+        "x": "step",
+        "y": ["train_loss", "validation_loss"],
+        "title": "Loss on fixed noise: training and held-out images",
+    },
+    "arms.csv": {
+        "template": "bar_horizontal",
+        "x": "test_balanced_accuracy",
+        "y": "arm",
+        "title": "Balanced accuracy by arm, real test images",
+    },
+    "per_class.csv": {
+        "template": "bar_horizontal",
+        "x": "gain_points",
+        "y": "class",
+        "title": "Gain in recall by class, points",
+    },
+}
+
+
+def dvc_file() -> str:
+    """Return the text of dvc.yaml."""
+    document = {
+        "stages": {name: _stage(name) for name in SECTIONS},
+        "metrics": [f"artifacts/{n}/{f}" for n in SECTIONS for f in STAGES[n].metrics],
+        "plots": [
+            {f"artifacts/{name}/{file}": _PLOTS[file]}
+            for name in SECTIONS
+            for file in STAGES[name].plots
+        ],
+    }
+    return _HEADER + yaml.safe_dump(document, sort_keys=False, width=100)
+
+
+def _stage(name: StageName) -> dict[str, Any]:
+    raw = ["${prepare.path}"] if name == "prepare" else []
+    return {
+        "cmd": f"python -m pipeline {name}",
+        "deps": [
+            *import_closure(stage_module(name)),
+            *(f"artifacts/{needed}" for needed in STAGES[name].inputs),
+            *raw,
+        ],
+        "params": ["seed", name],
+        "outs": [f"artifacts/{name}"],
+    }

@@ -1,0 +1,116 @@
+"""Generators and training states on disk: safetensors and JSON, nothing pickled.
+
+A generator is a folder that `UNet2DModel.from_pretrained` opens, with generator.json beside it.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from pipeline.data.images import ImageMode
+from pipeline.diffusion.noise import Prediction, ScheduleName
+from pipeline.errors import InputError
+from pipeline.folders import write_bytes, write_json
+from pipeline.hashing import digest_folder, digest_json
+
+_SPEC = "generator.json"
+_STATE = "state.safetensors"
+
+
+@dataclass(frozen=True)
+class GeneratorSpec:
+    """What a sampler must know beside the weights.
+
+    Attributes:
+        classes: class names, by label; label len(classes) is the null class.
+        image_size_px: side of the images.
+        image_mode: L or RGB.
+        schedule: noise schedule of the training.
+        prediction: what the network predicts.
+        training_rows_digest: digest of the ids of the training rows.
+    """
+
+    classes: tuple[str, ...]
+    image_size_px: int
+    image_mode: ImageMode
+    schedule: ScheduleName
+    prediction: Prediction
+    training_rows_digest: str
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A trained network, ready to be sampled; `digest` identifies it in every lineage."""
+
+    spec: GeneratorSpec
+    model: UNet2DModel
+    digest: str
+
+
+def save_generator(folder: Path, spec: GeneratorSpec, model: UNet2DModel) -> str:
+    """Write a generator and return its digest."""
+    model.save_pretrained(folder, safe_serialization=True)
+    write_json(folder / _SPEC, asdict(spec))
+    return _folder_digest(folder)
+
+
+def load_generator(folder: Path, device: torch.device) -> Generator:
+    """Read a generator for sampling.
+
+    Raises:
+        InputError: the folder is missing or damaged, or its weights are no safetensors.
+    """
+    try:
+        data = json.loads((folder / _SPEC).read_text(encoding="utf-8"))
+        spec = GeneratorSpec(**{**data, "classes": tuple(data["classes"])})
+        model = UNet2DModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise InputError(
+            f"{folder}: not a readable generator ({error}); run `replenish train` again"
+        ) from None
+    model = model.to(device).eval().requires_grad_(False)
+    return Generator(spec, cast("UNet2DModel", model), _folder_digest(folder))
+
+
+@dataclass
+class TrainingState:
+    """What an interrupted training needs to go on: tensors by name, and plain numbers."""
+
+    tensors: dict[str, torch.Tensor]
+    numbers: dict[str, Any]
+
+
+def save_state(folder: Path, state: TrainingState) -> None:
+    """Write the state in one atomic file, so that a kill leaves the old state or the new one."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
+    write_bytes(folder / _STATE, save(tensors, metadata={"numbers": json.dumps(state.numbers)}))
+
+
+def load_state(folder: Path) -> TrainingState | None:
+    """Return the saved state, or None where there is none or it cannot be read."""
+    path = folder / _STATE
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        numbers = json.loads(header["__metadata__"]["numbers"])
+    except (SafetensorError, ValueError, KeyError):
+        return None
+    return TrainingState(tensors, numbers)
+
+
+def drop_state(folder: Path) -> None:
+    """Remove the saved state of a training that has ended."""
+    (folder / _STATE).unlink(missing_ok=True)
+
+
+def _folder_digest(folder: Path) -> str:
+    return digest_json(digest_folder(folder))

@@ -1,0 +1,177 @@
+"""The verdict: do the synthetic images help, and by how much?
+
+The best baseline and the best mixed arm are chosen by validation rows alone; the test rows are
+looked at once, for the gain between the two. The answer is `use` where the whole interval of the
+gain lies above zero, and `do_not_use` otherwise.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.downstream.arms import Arm, Role
+from pipeline.downstream.compare import Gain, Interval
+from pipeline.downstream.scores import Scores
+
+_TAIL_CLASSES = 3
+_POINTS = 100.0  # percentage points a unit
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """Scores of one arm: one entry a seed, in seed order.
+
+    Attributes:
+        arm: the arm.
+        validation: scores on the validation rows.
+        test: scores on the test rows.
+    """
+
+    arm: Arm
+    validation: tuple[Scores, ...]
+    test: tuple[Scores, ...]
+
+    def validation_accuracy(self) -> float:
+        """Return the mean validation balanced accuracy over seeds, by which arms are chosen."""
+        return float(np.mean([scores.balanced_accuracy for scores in self.validation]))
+
+    def recall(self) -> npt.NDArray[np.float64]:
+        """Return the (K,) test recall of each class, mean over seeds."""
+        return np.asarray(np.mean([scores.recall for scores in self.test], axis=0))
+
+
+def best_arm(arms: Sequence[ArmScores], role: Role) -> ArmScores:
+    """Return the arm of `role` with the best mean validation balanced accuracy.
+
+    Among equals the earlier one wins: arms stand in params.yaml from simple to elaborate.
+    """
+    return max(
+        (arm for arm in arms if arm.arm.role == role),
+        # Rounded, so that the order of a sum does not break a tie.
+        key=lambda arm: round(arm.validation_accuracy(), 12),
+    )
+
+
+def tail_classes(training_images: Sequence[int]) -> tuple[int, ...]:
+    """Return the labels of the three classes with the fewest real training images, fewest first.
+
+    Equal counts keep label order; where there are no more than three classes, all but the largest.
+    """
+    order = sorted(range(len(training_images)), key=lambda k: (training_images[k], k))
+    return tuple(order[: max(1, min(_TAIL_CLASSES, len(order) - 1))])
+
+
+def decide(gain: Gain, synthetic_available: bool) -> str:
+    """Return `use` where the interval of the gain lies above zero, else `do_not_use`."""
+    helps = synthetic_available and gain.balanced_accuracy.low > 0.0
+    return "use" if helps else "do_not_use"
+
+
+def make_sentence(decision: str, baseline: Arm, mixed: Arm, gain: Gain, available: bool) -> str:
+    """Return the verdict in plain words."""
+    if not available:
+        return (
+            "Do not use synthetic images: none was accepted, so there is nothing to add to the "
+            f"best baseline, {baseline.name}."
+        )
+    points = _in_points(gain.balanced_accuracy)
+    interval = f"{100 * gain.confidence:g} % interval {points.low:+.2f} to {points.high:+.2f}"
+    if decision == "use":
+        return (
+            f"Use the synthetic images: the best mix ({mixed.name}) raised balanced accuracy by "
+            f"{points.value:+.2f} points ({interval}) over the best baseline, {baseline.name}."
+        )
+    return (
+        f"Do not use the synthetic images: the best mix ({mixed.name}) changed balanced accuracy "
+        f"by {points.value:+.2f} points ({interval}) against the best baseline, {baseline.name}."
+    )
+
+
+def make_verdict(
+    arms: Sequence[ArmScores],
+    baseline: ArmScores,
+    mixed: ArmScores,
+    gain: Gain,
+    class_names: Sequence[str],
+    counts: Mapping[str, Sequence[int]],
+    steps: int,
+) -> dict[str, Any]:
+    """Return verdict.json as plain data: recalls in [0, 1], `*_points` in percentage points.
+
+    Args:
+        arms: every arm that was trained, in order.
+        baseline: the best baseline.
+        mixed: the best mixed arm.
+        gain: gain of `mixed` over `baseline` on the test rows.
+        class_names: name of each label.
+        counts: "training" (real), "validation", "test", "synthetic" -> images of each class.
+        steps: optimiser steps of each classifier.
+    """
+    available = sum(counts["synthetic"]) > 0
+    tail = tail_classes(counts["training"])
+    decision = decide(gain, available)
+    overall = _in_points(gain.balanced_accuracy)
+    recalls = baseline.recall(), mixed.recall()
+    return {
+        "decision": decision,
+        "sentence": make_sentence(decision, baseline.arm, mixed.arm, gain, available),
+        "best_baseline": baseline.arm.name,
+        "best_mixed": mixed.arm.name,
+        "winning_share": mixed.arm.share,
+        "gain_points": overall.value,
+        "interval_points": [overall.low, overall.high],
+        "confidence": gain.confidence,
+        "tail_gain_points": _POINTS * float(np.mean([gain.classes[k].value for k in tail])),
+        "tail_classes": [class_names[k] for k in tail],
+        "per_class": [
+            {
+                "name": name,
+                "training_images": counts["training"][k],
+                "test_images": counts["test"][k],
+                "baseline_recall": float(recalls[0][k]),
+                "mixed_recall": float(recalls[1][k]),
+                "gain_points": _in_points(gain.classes[k]).value,
+                "low_points": _in_points(gain.classes[k]).low,
+                "high_points": _in_points(gain.classes[k]).high,
+            }
+            for k, name in enumerate(class_names)
+        ],
+        "arms": [_describe(arm, tail) for arm in arms],
+        "n": {
+            **{name: sum(values) for name, values in counts.items()},
+            "seeds": gain.seeds,
+            "bootstrap_resamples": gain.resamples,
+        },
+        "seeds": list(range(gain.seeds)),
+        "steps": steps,
+        "synthetic_available": available,
+    }
+
+
+def tail_recall(scores: Scores, tail: Sequence[int]) -> float:
+    """Return the mean recall over the tail classes, in [0, 1]."""
+    return float(np.mean(scores.recall[list(tail)]))
+
+
+def _describe(arm: ArmScores, tail: Sequence[int]) -> dict[str, Any]:
+    return {
+        "name": arm.arm.name,
+        "role": arm.arm.role,
+        "share": arm.arm.share,
+        "validation_balanced_accuracy": _spread([s.balanced_accuracy for s in arm.validation]),
+        "test_balanced_accuracy": _spread([s.balanced_accuracy for s in arm.test]),
+        "test_macro_f1": _spread([s.macro_f1 for s in arm.test]),
+        "tail_recall": _spread([tail_recall(s, tail) for s in arm.test]),
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    # Sample standard deviation over seeds; params ask for two seeds at least.
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
+
+
+def _in_points(interval: Interval) -> Interval:
+    return Interval(_POINTS * interval.value, _POINTS * interval.low, _POINTS * interval.high)

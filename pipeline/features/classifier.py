@@ -1,0 +1,199 @@
+"""A small convolutional classifier: the judge of the synthetic images and the arms' measuring rod.
+
+Convolutions with batch normalisation and ReLU, a coarse average over the map and a linear head.
+It learns in seconds from a few hundred images of 8 to 128 px on one processor thread.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.data.images import Images, to_model
+from pipeline.device import Precision, autocast, pick_precision
+
+NextBatch = Callable[[int], tuple[Tensor, Tensor]]
+
+_WARMUP_SHARE = 0.2  # of the steps; the rate then falls along a half cosine to zero
+_SMALLEST_MAP_PX = 4  # a map is not halved below this side
+_CELLS = 3  # side of the last map
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a classifier is trained.
+
+    Attributes:
+        steps: optimiser steps.
+        learning_rate: peak rate of AdamW.
+        weight_decay: decoupled decay of the convolution and head weights.
+        seed: named by the caller in what it draws the batches with; `fit_classifier` itself
+            draws nothing.
+    """
+
+    steps: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+
+
+class SmallCNN(nn.Module):
+    """Three convolutions of `base_channels` x 1, 2 and 4 channels, then a linear head.
+
+    The map is halved after the first two while at least 4 px remain, so that an 8 px image is not pooled
+    away; images of 48 px and more are first brought down by a stride. The last map is averaged to
+    3 x 3 cells, not to one: with a few hundred images, knowing where something stands is worth
+    more than indifference to it (about 1.5 points on thinned Fashion-MNIST).
+    """
+
+    def __init__(self, channels: int, classes: int, base_channels: int, image_size_px: int) -> None:
+        super().__init__()
+        stem_stride = 1 if image_size_px < 48 else 2 if image_size_px < 96 else 4
+        side = -(-image_size_px // stem_stride)
+        widths = [base_channels, 2 * base_channels, 4 * base_channels]
+        blocks: list[nn.Module] = []
+        for inside, outside in zip([channels, *widths[:-1]], widths, strict=True):
+            halve = outside != widths[-1] and side // 2 >= _SMALLEST_MAP_PX
+            side //= 2 if halve else 1
+            blocks.append(_block(inside, outside, 1 if blocks else stem_stride, halve))
+        stride = side // _CELLS
+        cells = nn.AvgPool2d(side - (_CELLS - 1) * stride, stride)
+        self.body = nn.Sequential(*blocks, cells)
+        self.head = nn.Linear(widths[-1] * _CELLS**2, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return (N, D) float32 penultimate features of (N, C, H, W) images in [-1, 1]."""
+        features: Tensor = self.body(x).float().flatten(1)  # (N, 4 base, 3, 3) -> (N, D)
+        return features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, K) logits of (N, C, H, W) images in [-1, 1]."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+def build_classifier(
+    channels: int, classes: int, base_channels: int, image_size_px: int, seed: int
+) -> SmallCNN:
+    """Return a classifier on the CPU whose weights are a function of the arguments alone.
+
+    Convolutions are drawn as He et al. 2015, equation 10; the head starts at zero, so that the
+    first predictions are uniform.
+    """
+    with torch.device("meta"):
+        model = SmallCNN(channels, classes, base_channels, image_size_px)
+    model = model.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
+    return model
+
+
+def fit_classifier(
+    model: SmallCNN,
+    next_batch: NextBatch,
+    settings: FitSettings,
+    on_step: Callable[[int], None] | None = None,
+) -> None:
+    """Train `model` in place with AdamW, warm-up and cosine decay, and leave it in eval mode.
+
+    The caller chooses the device (the model's) and the number of threads. bfloat16 autocast is
+    used where the hardware has fast instructions for it: same machine, same result.
+
+    Args:
+        model: classifier to train.
+        next_batch: step -> images (B, C, H, W) in [-1, 1] and labels (B,) int64, on any device.
+        settings: steps, peak rate, weight decay.
+        on_step: told the number of finished steps after each one.
+    """
+    device, precision = _where(model)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    kept = [p for p in model.parameters() if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(
+        groups,
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    model.train()
+    for step in range(settings.steps):
+        rate = settings.learning_rate * _rate_share(step, settings.steps)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        images, labels = next_batch(step)
+        images, labels = images.to(device), labels.to(device)
+        with autocast(device, precision):
+            logits = model(images)
+        loss = functional.cross_entropy(logits.float(), labels)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        if on_step is not None:
+            on_step(step + 1)
+    model.eval()
+
+
+def predict(model: SmallCNN, images: Images, batch_images: int = 512) -> npt.NDArray[np.float32]:
+    """Return (N, K) float32 logits of (N, H, W, C) uint8 images; the model is put in eval mode."""
+    return _in_batches(model, model.forward, images, batch_images, model.head.out_features)
+
+
+def embed(model: SmallCNN, images: Images, batch_images: int = 512) -> npt.NDArray[np.float32]:
+    """Return (N, D) float32 penultimate features of (N, H, W, C) uint8 images, in eval mode."""
+    return _in_batches(model, model.features, images, batch_images, model.head.in_features)
+
+
+def _in_batches(
+    model: SmallCNN,
+    function: Callable[[Tensor], Tensor],
+    images: Images,
+    batch_images: int,
+    width: int,
+) -> npt.NDArray[np.float32]:
+    device, precision = _where(model)
+    model.eval()
+    rows = np.zeros((len(images), width), dtype=np.float32)
+    with torch.inference_mode(), autocast(device, precision):
+        for start in range(0, len(images), batch_images):
+            part = to_model(images[start : start + batch_images]).to(device)
+            rows[start : start + len(part)] = function(part).float().cpu().numpy()
+    return rows
+
+
+def _block(inside: int, outside: int, stride: int, halve: bool) -> nn.Sequential:
+    # Pooled before it is normalised: a quarter of the work for the same network shape, and a
+    # fifth of a training step's time on a processor.
+    pool: list[nn.Module] = [nn.MaxPool2d(2)] if halve else []
+    return nn.Sequential(
+        nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False),
+        *pool,
+        nn.BatchNorm2d(outside),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _rate_share(step: int, steps: int) -> float:
+    """Return the share of the peak rate at `step`, in (0, 1]."""
+    warmup = max(1, round(steps * _WARMUP_SHARE))
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step + 1 - warmup) / max(1, steps - warmup + 1)
+    return float(0.5 * (1.0 + np.cos(np.pi * done)))
+
+
+def _where(model: SmallCNN) -> tuple[torch.device, Precision]:
+    device = model.head.weight.device
+    return device, pick_precision("auto", device)

@@ -1,0 +1,76 @@
+"""Seed-addressed units of work: fixed ranges of candidate indices of one class.
+
+Candidate i of a class is a function of (generator digest, sampler settings, class, i). A shard is
+always sampled as one whole batch on one thread, since the rounding of a batch may depend on its
+size: hence no number of workers, no restart and no larger plan changes an image.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from pipeline.data.images import Images, from_model
+from pipeline.diffusion.checkpoints import Generator
+from pipeline.diffusion.sampling import SamplerSettings, sample
+from pipeline.folders import write_bytes
+from pipeline.hashing import digest_bytes
+from pipeline.seeds import torch_generator
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Candidates number * size up to (number + 1) * size of one class."""
+
+    label: int
+    number: int
+    size: int
+
+    @property
+    def indices(self) -> range:
+        """Return the candidate indices of the shard."""
+        return range(self.number * self.size, (self.number + 1) * self.size)
+
+    @property
+    def name(self) -> str:
+        """Return the shard's file name without ending."""
+        return f"class-{self.label:04d}-shard-{self.number:06d}"
+
+
+def sample_shard(
+    shard: Shard,
+    generator: Generator,
+    settings: SamplerSettings,
+    seed: int,
+    device: torch.device,
+) -> Images:
+    """Return the shard's candidates, (size, H, W, C) uint8."""
+    noise = [
+        torch_generator(seed, "candidate", generator.digest, shard.label, index)
+        for index in shard.indices
+    ]
+    labels = torch.full((shard.size,), shard.label)
+    return from_model(sample(generator.model, generator.spec, labels, noise, settings, device))
+
+
+def write_shard(folder: Path, shard: Shard, images: Images) -> None:
+    """Write the candidates, then the side-car with their sha256; each appears whole."""
+    data = save({"images": np.ascontiguousarray(images)})
+    write_bytes(folder / f"{shard.name}.safetensors", data)
+    write_bytes(folder / f"{shard.name}.sha256", digest_bytes(data).encode())
+
+
+def read_shard(folder: Path, shard: Shard) -> Images | None:
+    """Return the candidates, or None where the shard is absent, unfinished or damaged."""
+    try:
+        data = (folder / f"{shard.name}.safetensors").read_bytes()
+        stated = (folder / f"{shard.name}.sha256").read_text(encoding="ascii")
+        if digest_bytes(data) != stated:
+            return None
+        images: Images = load(data)["images"]
+    except (FileNotFoundError, UnicodeDecodeError, SafetensorError, KeyError):
+        return None
+    return images

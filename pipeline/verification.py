@@ -1,0 +1,171 @@
+"""Check finished folders: digests, lineage, ids, and where synthetic and test rows stand."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.data.store import (
+    INFO,
+    Samples,
+    read_ids,
+    read_info,
+    read_samples,
+    rows_digest,
+)
+from pipeline.errors import InputError, StageError
+from pipeline.folders import MANIFEST, Manifest, read_manifest
+from pipeline.hashing import digest_folder, digest_json, digest_pixels
+from pipeline.params import SECTIONS
+
+_SHOWN = 5  # names of one kind of problem that are listed
+
+
+@dataclass
+class Findings:
+    """What was checked and what is wrong.
+
+    Attributes:
+        checked: one line a thing that was looked at.
+        problems: one line a fault; empty when all is well.
+    """
+
+    checked: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def verify(folder: Path) -> Findings:
+    """Check an artifacts folder, one stage's folder, or a bare sample store.
+
+    Raises:
+        InputError: the folder does not exist or is none of these.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give an artifacts or stage folder")
+    findings = Findings()
+    if (folder / MANIFEST).is_file():
+        _check_stage(folder, findings)
+    elif (folder / INFO).is_file():
+        _check_store(folder, findings)
+    else:
+        stages = [folder / name for name in SECTIONS if (folder / name / MANIFEST).is_file()]
+        if not stages:
+            raise InputError(
+                f"{folder}: holds no finished stage and no sample store (no {MANIFEST}, no {INFO})"
+            )
+        manifests = {}
+        for stage in stages:
+            manifest = _check_stage(stage, findings)
+            if manifest is not None:
+                manifests[stage.name] = manifest
+        _check_lineage(folder, manifests, findings)
+    return findings
+
+
+def _check_stage(folder: Path, findings: Findings) -> Manifest | None:
+    try:
+        manifest = read_manifest(folder)
+    except StageError as error:
+        findings.problems.append(str(error))
+        return None
+    if manifest is None:
+        findings.problems.append(f"{folder}: no {MANIFEST}")
+        return None
+    found = digest_folder(folder)
+    found.pop(MANIFEST)
+    names = found.keys() | manifest.files.keys()
+    faults = {
+        "missing": sorted(n for n in names if n not in found),
+        "added": sorted(n for n in names if n not in manifest.files),
+        "changed": sorted(
+            n for n in found.keys() & manifest.files.keys() if found[n] != manifest.files[n]
+        ),
+    }
+    for kind, paths in faults.items():
+        if paths:
+            findings.problems.append(f"{folder}: {kind}: {_some(paths)}")
+    if digest_json(manifest.files) != manifest.digest:
+        findings.problems.append(f"{folder / MANIFEST}: the digest is not that of its files")
+    findings.checked.append(
+        f"{manifest.stage}: {len(manifest.files)} files, {manifest.digest[:12]}"
+    )
+    for path in sorted(folder.rglob(INFO)):
+        _check_store(path.parent, findings)
+    return manifest
+
+
+def _check_store(folder: Path, findings: Findings) -> None:
+    try:
+        info = read_info(folder)
+        samples = read_samples(folder)
+    except (InputError, OSError, ValueError) as error:
+        findings.problems.append(f"{folder}: not readable: {error}")
+        return
+    wrong = [
+        stated[:12]
+        for image, stated in zip(samples.images, samples.ids, strict=True)
+        if digest_pixels(image) != stated
+    ]
+    if wrong:
+        findings.problems.append(f"{folder}: pixels are not those of the id: {_some(wrong)}")
+    astray = [
+        identity[:12]
+        for identity, split, origin in zip(
+            samples.ids, samples.splits, samples.origins, strict=True
+        )
+        if origin != "real" and split != "train"
+    ]
+    if astray:
+        findings.problems.append(f"{folder}: synthetic rows outside train: {_some(astray)}")
+    crossing = _ids(samples, "test") & (_ids(samples, "train") | _ids(samples, "pool"))
+    if crossing:
+        findings.problems.append(
+            f"{folder}: images in test and in train or pool: {_some(sorted(crossing))}"
+        )
+    if rows_digest(samples) != info.digest:
+        findings.problems.append(f"{folder}: the rows are not those of {INFO}")
+    findings.checked.append(f"{folder}: {len(samples):,} rows, {info.digest[:12]}")
+
+
+def _check_lineage(root: Path, manifests: dict[str, Manifest], findings: Findings) -> None:
+    for name, manifest in manifests.items():
+        for needed, digest in manifest.inputs.items():
+            if needed in manifests and manifests[needed].digest != digest:
+                findings.problems.append(
+                    f"{root / name}: was made from another {needed} ({digest[:12]}, here "
+                    f"{manifests[needed].digest[:12]}); run the stage again"
+                )
+    store = root / "prepare" / "dataset"
+    ids_file = root / "train" / "training_ids.txt"
+    if "prepare" in manifests and "train" in manifests and ids_file.is_file():
+        trained = set(ids_file.read_text(encoding="utf-8").split())
+        leaked = trained & set(read_ids(store, ("test",)))
+        if leaked:
+            findings.problems.append(
+                f"{root / 'train'}: the generator saw test rows: {_some(sorted(leaked))}"
+            )
+        strange = trained - set(read_ids(store, ("train", "pool")))
+        if strange:
+            findings.problems.append(
+                f"{ids_file}: rows that are not in {store}: {_some(sorted(strange))}"
+            )
+        findings.checked.append(f"lineage: {len(trained):,} training rows, none of them in test")
+    generator = root / "train" / "generator"
+    accepted = root / "synthesize" / "accepted"
+    if generator.is_dir() and (accepted / INFO).is_file():
+        digest = digest_json(digest_folder(generator))
+        rows = read_samples(accepted)
+        foreign = {name for name in rows.extra.get("generator", []) if name != digest}
+        if foreign:
+            findings.problems.append(
+                f"{accepted}: rows of another generator: {_some(sorted(foreign))}"
+            )
+        findings.checked.append(f"lineage: {len(rows):,} synthetic rows of {digest[:12]}")
+
+
+def _ids(samples: Samples, split: str) -> set[str]:
+    return {i for i, s in zip(samples.ids, samples.splits, strict=True) if s == split}
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    more = len(names) - _SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown

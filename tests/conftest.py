@@ -1,0 +1,99 @@
+"""Shared fixtures: a tracker that remembers, and folders of small real images."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.tracking.tracker import NullTracker, Scalar
+
+MakeImageFolder = Callable[..., Path]
+
+
+class RecordingTracker(NullTracker):
+    """Keeps every call in a list, in order."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.notes: list[str] = []
+        self.metrics_calls: list[tuple[dict[str, float], int | None]] = []
+        self.progress_calls: list[tuple[str, int, int, str]] = []
+        self.artifacts: list[tuple[Path, str]] = []
+        self.arms: list[tuple[str, dict[str, Scalar], dict[str, float]]] = []
+        self.datasets: list[tuple[str, str, int, str]] = []
+        self.params_calls: list[dict[str, Scalar]] = []
+        self.tags_calls: list[dict[str, str]] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.stages.append(name)
+        yield
+
+    def params(self, values: Mapping[str, Scalar]) -> None:
+        self.params_calls.append(dict(values))
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        self.metrics_calls.append((dict(values), step))
+
+    def progress(self, task: str, done: int, total: int, unit: str) -> None:
+        self.progress_calls.append((task, done, total, unit))
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def artifact(self, path: Path, name: str) -> None:
+        self.artifacts.append((path, name))
+
+    def dataset(self, name: str, digest: str, rows: int, context: str) -> None:
+        self.datasets.append((name, digest, rows, context))
+
+    def arm(self, name: str, params: Mapping[str, Scalar], metrics: Mapping[str, float]) -> None:
+        self.arms.append((name, dict(params), dict(metrics)))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self.tags_calls.append(dict(values))
+
+    def last_metric(self, name: str) -> float:
+        """Return the last value recorded under `name`."""
+        return [values[name] for values, _ in self.metrics_calls if name in values][-1]
+
+
+@pytest.fixture
+def recording_tracker() -> RecordingTracker:
+    return RecordingTracker()
+
+
+@pytest.fixture
+def make_image_folder() -> MakeImageFolder:
+    """Return `make(root, {"cat": 8}, side_px=12, mode="RGB", seed=0)`, which returns `root`.
+
+    Writes root/<class>/000.png ...: stripes whose angle is the class, in seeded noise, so that
+    classes can be told apart and no two images are equal.
+    """
+
+    def make(
+        root: Path,
+        counts: Mapping[str, int],
+        side_px: int = 12,
+        mode: str = "RGB",
+        seed: int = 0,
+    ) -> Path:
+        random = np.random.default_rng(seed)
+        channels = {"L": 1, "RGB": 3}[mode]
+        y, x = np.mgrid[:side_px, :side_px]
+        for index, (name, count) in enumerate(counts.items()):
+            folder = root / name
+            folder.mkdir(parents=True, exist_ok=True)
+            angle = np.pi * index / len(counts)
+            wave = np.sin(1.5 * (np.cos(angle) * x + np.sin(angle) * y))
+            for i in range(count):
+                noise = random.normal(0, 25, (side_px, side_px, channels))
+                pixels = (128 + 90 * wave[:, :, None] + noise).clip(0, 255).astype(np.uint8)
+                image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+                image.save(folder / f"{i:03d}.png")
+        return root
+
+    return make

@@ -1,0 +1,245 @@
+import errno
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from pipeline.errors import InputError, StageError
+from pipeline.folders import read_manifest, write_manifest
+from pipeline.params import Execution, PrepareParams, TrainParams
+from pipeline.stages.contract import Summary, stage
+
+
+class Count(Summary):
+    runs: int
+
+
+class Work:
+    """A stage that counts its runs, and can be told to fail."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.extra = "raw data 1"
+        self.error: Exception | None = None
+        self.run = stage("prepare", Count, extra_key=lambda _: self.extra)(self.fill)
+        self.found: list[list[str]] = []
+
+    def fill(self, params: PrepareParams, inputs: Any, out: Path, tracker: Any) -> Count:
+        self.runs += 1
+        self.found.append(sorted(path.name for path in out.iterdir()))
+        (out / "data.txt").write_text(f"seed {params.seed}")
+        if self.error:
+            raise self.error
+        return Count(runs=self.runs)
+
+
+@pytest.fixture
+def work() -> Work:
+    return Work()
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "artifacts" / "prepare"
+
+
+def test_a_finished_stage_has_summary_and_manifest(
+    work: Work, out: Path, recording_tracker: Any
+) -> None:
+    assert work.run(PrepareParams(), {}, out, recording_tracker) == Count(runs=1)
+    manifest = read_manifest(out)
+    assert manifest is not None
+    assert manifest.stage == "prepare"
+    assert sorted(manifest.files) == ["data.txt", "summary.json"]
+    assert "execution" not in manifest.params
+    assert list((out.parent / ".work").rglob("data.txt")) == []
+
+
+def test_it_is_skipped_when_up_to_date(work: Work, out: Path, recording_tracker: Any) -> None:
+    for _ in range(2):
+        assert work.run(PrepareParams(), {}, out, recording_tracker) == Count(runs=1)
+    assert work.runs == 1
+    assert recording_tracker.notes == [f"prepare: up to date ({out})"]
+
+
+def test_execution_alone_does_not_make_it_stale(
+    work: Work, out: Path, recording_tracker: Any
+) -> None:
+    work.run(PrepareParams(), {}, out, recording_tracker)
+    changed = PrepareParams(execution=Execution(device="cpu", workers=3))
+    work.run(changed, {}, out, recording_tracker)
+    assert work.runs == 1
+
+
+def test_params_raw_data_and_sources_make_it_stale(
+    work: Work, out: Path, recording_tracker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.run(PrepareParams(), {}, out, recording_tracker)
+    work.run(PrepareParams(seed=1), {}, out, recording_tracker)
+    assert (out / "data.txt").read_text() == "seed 1"
+    work.extra = "raw data 2"
+    work.run(PrepareParams(seed=1), {}, out, recording_tracker)
+    monkeypatch.setattr("pipeline.stages.contract.closure_digest", lambda module: "edited")
+    work.run(PrepareParams(seed=1), {}, out, recording_tracker)
+    assert work.runs == 4
+
+
+def test_force_runs_again_from_scratch(work: Work, out: Path, recording_tracker: Any) -> None:
+    work.run(PrepareParams(), {}, out, recording_tracker)
+    before = read_manifest(out)
+    summary = work.run(PrepareParams(), {}, out, recording_tracker, force=True)
+    assert summary == Count(runs=2)
+    after = read_manifest(out)
+    assert before is not None
+    assert after is not None
+    assert before.key == after.key
+    assert work.found == [[], []]
+
+
+def test_a_failure_leaves_the_old_result_and_the_work_to_resume(
+    work: Work, out: Path, recording_tracker: Any
+) -> None:
+    work.run(PrepareParams(), {}, out, recording_tracker)
+    work.error = StageError("diverged")
+    for _ in range(2):
+        with pytest.raises(StageError, match="diverged"):
+            work.run(PrepareParams(seed=1), {}, out, recording_tracker)
+    assert (out / "data.txt").read_text() == "seed 0"
+    assert work.found == [[], [], ["data.txt"]]
+    with pytest.raises(StageError, match="diverged"):
+        work.run(PrepareParams(seed=1), {}, out, recording_tracker, force=True)
+    assert work.found[-1] == []
+    work.error = None
+    work.run(PrepareParams(seed=1), {}, out, recording_tracker)
+    assert (out / "data.txt").read_text() == "seed 1"
+
+
+def test_a_foreign_folder_is_never_replaced(work: Work, out: Path, recording_tracker: Any) -> None:
+    out.mkdir(parents=True)
+    precious = out / "thesis.docx"
+    precious.write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(InputError, match="did not write, and would be replaced; move them"):
+            work.run(PrepareParams(), {}, out, recording_tracker, force=force)
+    assert precious.read_text() == "years of work"
+    assert work.runs == 0
+
+
+def test_the_folder_of_another_stage_is_never_replaced(
+    work: Work, out: Path, recording_tracker: Any
+) -> None:
+    out.mkdir(parents=True)
+    write_manifest(out, "train", "k", {}, {})
+    with pytest.raises(InputError, match="the stage `prepare` did not write"):
+        work.run(PrepareParams(), {}, out, recording_tracker)
+
+
+def test_an_empty_folder_may_be_filled(work: Work, out: Path, recording_tracker: Any) -> None:
+    out.mkdir(parents=True)
+    work.run(PrepareParams(), {}, out, recording_tracker)
+    assert (out / "data.txt").is_file()
+
+
+def _hold(path: str, ready: Any, done: Any) -> None:
+    with FileLock(path):
+        ready.set()
+        done.wait(60)
+
+
+@pytest.fixture
+def other_process(out: Path) -> Iterator[None]:
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    lock = out.parent / ".work" / "prepare.lock"
+    lock.parent.mkdir(parents=True)
+    process = context.Process(target=_hold, args=(str(lock), ready, done))
+    process.start()
+    assert ready.wait(60)
+    yield
+    done.set()
+    process.join()
+
+
+@pytest.mark.usefixtures("other_process")
+def test_a_stage_at_work_in_another_process_is_named(
+    work: Work, out: Path, recording_tracker: Any
+) -> None:
+    with pytest.raises(InputError, match="another run is at work on the stage `prepare`.*wait"):
+        work.run(PrepareParams(), {}, out, recording_tracker)
+    assert work.runs == 0
+
+
+def test_a_missing_input_is_named_with_its_command(tmp_path: Path, recording_tracker: Any) -> None:
+    ran: list[int] = []
+
+    @stage("train", Count)
+    def train(params: TrainParams, inputs: Any, out: Path, tracker: Any) -> Count:
+        ran.append(1)
+        return Count(runs=1)
+
+    folder = tmp_path / "prepare"
+    for inputs in ({}, {"prepare": folder}):
+        with pytest.raises(InputError, match=r"train: needs .*`prepare`.*run `replenish prepare`"):
+            train(TrainParams(), inputs, tmp_path / "train", recording_tracker)
+    folder.mkdir()
+    write_manifest(folder, "report", "k", {}, {})
+    with pytest.raises(InputError, match="holds the stage `report`, not `prepare`"):
+        train(TrainParams(), {"prepare": folder}, tmp_path / "train", recording_tracker)
+    assert ran == []
+
+
+def test_a_changed_input_makes_it_stale(tmp_path: Path, recording_tracker: Any) -> None:
+    ran: list[int] = []
+
+    @stage("train", Count)
+    def train(params: TrainParams, inputs: Any, out: Path, tracker: Any) -> Count:
+        ran.append(1)
+        return Count(runs=len(ran))
+
+    folder = tmp_path / "prepare"
+    folder.mkdir()
+    for text in ("a", "a", "b"):
+        (folder / "data").write_text(text)
+        write_manifest(folder, "prepare", "k", {}, {})
+        train(TrainParams(), {"prepare": folder}, tmp_path / "train", recording_tracker)
+    assert len(ran) == 2
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_explained(
+    work: Work, out: Path, recording_tracker: Any, number: int
+) -> None:
+    work.error = OSError(number, "No space left on device")
+    with pytest.raises(StageError, match=r"prepare: the disk is full .*free some space and run"):
+        work.run(PrepareParams(), {}, out, recording_tracker)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_folder_that_cannot_be_written_is_explained(
+    work: Work, out: Path, recording_tracker: Any, number: int
+) -> None:
+    work.error = OSError(number, "refused", "/read/only")
+    with pytest.raises(InputError, match=r"cannot write /read/only \(refused\); choose another"):
+        work.run(PrepareParams(), {}, out, recording_tracker)
+
+
+def test_files_in_place_of_folders_are_named(
+    work: Work, tmp_path: Path, recording_tracker: Any
+) -> None:
+    (tmp_path / "artifacts").write_text("a file")
+    with pytest.raises(InputError, match="artifacts.*choose another --artifacts folder"):
+        work.run(PrepareParams(), {}, tmp_path / "artifacts" / "prepare", recording_tracker)
+    (tmp_path / "prepare").write_text("a file")
+    with pytest.raises(InputError, match="prepare: is a file; the stage `prepare` writes a folder"):
+        work.run(PrepareParams(), {}, tmp_path / "prepare", recording_tracker)
+
+
+def test_other_system_errors_are_not_disguised(
+    work: Work, out: Path, recording_tracker: Any
+) -> None:
+    work.error = OSError(errno.EIO, "Input/output error")
+    with pytest.raises(OSError, match="Input/output error"):
+        work.run(PrepareParams(), {}, out, recording_tracker)

@@ -1,0 +1,436 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from sklearn.datasets import load_digits
+
+from pipeline.data.store import Samples, concatenate, make_samples, write_store
+from pipeline.downstream import training
+from pipeline.errors import InputError, StageError
+from pipeline.folders import WORK, read_manifest, write_manifest
+from pipeline.params import EvaluateParams, Execution
+from pipeline.stages.evaluate import check_separation, run
+
+CLASSES = ("left", "middle", "right")
+SIDE = 8
+SMALL = {"steps": 5, "seeds": 2, "batch_images": 8, "base_channels": 4, "bootstrap_resamples": 100}
+
+
+def bars(label: int, n: int, random: np.random.Generator, noise: int = 60) -> np.ndarray:
+    """Noisy images with a bright bar at the left, in the middle or at the right."""
+    images = random.integers(0, noise, (n, SIDE, SIDE, 1), dtype=np.uint8)
+    images[:, :, 1 + 2 * label : 3 + 2 * label] += 90
+    return images
+
+
+def rows_of(split: str, sizes: tuple[int, ...], seed: int, origin: str = "real") -> Samples:
+    random = np.random.default_rng(seed)
+    images = np.concatenate([bars(k, n, random) for k, n in enumerate(sizes)])
+    return make_samples(images, np.repeat(np.arange(len(sizes)), sizes), split, origin)
+
+
+def finish(folder: Path, stage: str) -> None:
+    write_manifest(folder, stage, "key", {}, {})
+
+
+def make_inputs(
+    root: Path, real: Samples | None = None, synthetic: Samples | None = None
+) -> dict[str, Path]:
+    if real is None:
+        real = concatenate(
+            [rows_of("train", (8, 5, 2), 1), rows_of("validation", (4, 4, 4), 2)]
+            + [rows_of("test", (6, 6, 6), 3)]
+        )
+    if synthetic is None:
+        synthetic = rows_of("train", (0, 3, 6), 4, "synthetic")
+    write_store(root / "prepare" / "dataset", real, CLASSES, SIDE, "L")
+    write_store(root / "synthesize" / "accepted", synthetic, CLASSES, SIDE, "L")
+    for stage in ("prepare", "synthesize"):
+        finish(root / stage, stage)
+    return {stage: root / stage for stage in ("prepare", "synthesize")}
+
+
+def params(workers: int = 1, **changes) -> EvaluateParams:
+    execution = Execution(device="cpu", workers=workers)
+    return EvaluateParams(execution=execution, **{**SMALL, **changes})
+
+
+def digest(out: Path) -> str:
+    manifest = read_manifest(out)
+    assert manifest is not None
+    return manifest.digest
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_stage_writes_the_contract(tmp_path: Path, recording_tracker) -> None:
+    out = tmp_path / "evaluate"
+    summary = run(params(), make_inputs(tmp_path), out, recording_tracker)
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert names == {
+        "verdict.json",
+        "metrics.json",
+        "arms.csv",
+        "per_class.csv",
+        "runs.csv",
+        "predictions.parquet",
+        "summary.json",
+        "manifest.json",
+    }
+    verdict = json.loads((out / "verdict.json").read_text())
+    arm_names = [
+        "real",
+        "real_balanced",
+        "real_augmented",
+        "mixed_25",
+        "mixed_50",
+        "mixed_75",
+        "synthetic_only",
+    ]
+    assert [arm["name"] for arm in verdict["arms"]] == arm_names
+    assert verdict["tail_classes"] == ["right", "middle"]
+    assert verdict["n"] == {
+        "training": 15,
+        "validation": 12,
+        "test": 18,
+        "synthetic": 9,
+        "seeds": 2,
+        "bootstrap_resamples": 100,
+    }
+    assert verdict["best_baseline"] in arm_names[:3]
+    assert verdict["best_mixed"] in arm_names[3:6]
+    assert verdict["winning_share"] == int(verdict["best_mixed"].removeprefix("mixed_")) / 100
+    assert verdict["synthetic_available"]
+    assert summary.sentence == verdict["sentence"]
+    assert [row["arm"] for row in table(out / "arms.csv")] == arm_names
+    assert [row["class"] for row in table(out / "per_class.csv")] == list(CLASSES)
+    assert len(table(out / "runs.csv")) == len(arm_names) * 2
+
+
+def test_numbers_of_all_files_follow_from_the_predictions(
+    tmp_path: Path, recording_tracker
+) -> None:
+    out = tmp_path / "evaluate"
+    run(params(), make_inputs(tmp_path), out, recording_tracker)
+    verdict = json.loads((out / "verdict.json").read_text())
+    metrics = json.loads((out / "metrics.json").read_text())
+    rows = pq.read_table(out / "predictions.parquet").to_pylist()
+    assert len(rows) == 7 * 2 * (12 + 18)
+
+    def recall(arm: str, name: str) -> float:
+        found = [
+            row["predicted"] == row["label"]
+            for row in rows
+            if (row["arm"], row["split"]) == (arm, "test") and CLASSES[row["label"]] == name
+        ]
+        return float(np.mean(found))  # both seeds have the same number of rows a class
+
+    best = verdict["best_baseline"], verdict["best_mixed"]
+    accuracy = [np.mean([recall(arm, name) for name in CLASSES]) for arm in best]
+    assert metrics["best_baseline_balanced_accuracy"] == pytest.approx(accuracy[0])
+    assert metrics["best_mixed_balanced_accuracy"] == pytest.approx(accuracy[1])
+    assert metrics["gain_points"] == pytest.approx(100 * (accuracy[1] - accuracy[0]))
+    for row in verdict["per_class"]:
+        gain = 100 * (recall(best[1], row["name"]) - recall(best[0], row["name"]))
+        assert row["gain_points"] == pytest.approx(gain)
+        assert row["mixed_recall"] == pytest.approx(recall(best[1], row["name"]))
+
+
+def test_the_tracker_is_told(tmp_path: Path, recording_tracker) -> None:
+    inputs = make_inputs(tmp_path)
+    summary = run(params(), inputs, tmp_path / "evaluate", recording_tracker)
+    assert recording_tracker.stages == ["evaluate"]
+    assert summary.sentence in recording_tracker.notes
+    progress = [c for c in recording_tracker.progress_calls if c[0] == "classifiers"]
+    assert progress == [("classifiers", done, 14, "runs") for done in range(15)]
+    assert len(recording_tracker.arms) == 7
+    name, settings, metrics = recording_tracker.arms[3]
+    assert (name, settings["share"]) == ("mixed_25", 0.25)
+    assert set(metrics) == {
+        f"{score}{suffix}"
+        for score in (
+            "validation_balanced_accuracy",
+            "test_balanced_accuracy",
+            "test_macro_f1",
+            "tail_recall",
+        )
+        for suffix in ("", "_sd")
+    }
+    assert recording_tracker.last_metric("evaluate/gain_points") == summary.gain_points
+    assert recording_tracker.last_metric("evaluate/use") == (summary.decision == "use")
+    contexts = {(name, rows, context) for name, _, rows, context in recording_tracker.datasets}
+    assert contexts == {
+        ("train", 15, "training"),
+        ("synthetic", 9, "training"),
+        ("test", 18, "evaluation"),
+    }
+
+
+@pytest.mark.slow
+def test_any_number_of_workers_gives_the_same_digest(tmp_path: Path, recording_tracker) -> None:
+    inputs = make_inputs(tmp_path)
+    run(params(workers=1), inputs, tmp_path / "one" / "evaluate", recording_tracker)
+    run(params(workers=2), inputs, tmp_path / "two" / "evaluate", recording_tracker)
+    assert digest(tmp_path / "one" / "evaluate") == digest(tmp_path / "two" / "evaluate")
+    children = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    assert not [line for line in children if "spawn_main" in line]
+
+
+def test_an_interrupted_run_goes_on_and_redoes_what_is_damaged(
+    tmp_path: Path, recording_tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = make_inputs(tmp_path)
+    run(params(), inputs, tmp_path / "whole" / "evaluate", recording_tracker)
+    train_pair, trained = training.train_pair, []
+
+    def until_the_sixth(bench, settings, pair, device, on_step=None):
+        if len(trained) == 5:
+            raise KeyboardInterrupt
+        trained.append((pair[0].name, pair[1]))
+        return train_pair(bench, settings, pair, device, on_step)
+
+    out = tmp_path / "broken" / "evaluate"
+    monkeypatch.setattr(training, "train_pair", until_the_sixth)
+    with pytest.raises(KeyboardInterrupt):
+        run(params(), inputs, out, recording_tracker)
+    assert not out.exists()
+    (runs,) = (tmp_path / "broken" / WORK / "evaluate").glob("*/runs")
+    assert len(list(runs.iterdir())) == 5
+    (runs / "real-0.npz").write_bytes(b"PK\x03\x04 half a file")
+    other = training.Predictions(np.zeros(12, np.int64), np.full(18, 3))  # no such class
+    training._write_run(runs / "real_balanced-0.npz", other)
+    before = list(trained)
+    trained.clear()
+
+    def counted(bench, settings, pair, device, on_step=None):
+        trained.append((pair[0].name, pair[1]))
+        return train_pair(bench, settings, pair, device, on_step)
+
+    monkeypatch.setattr(training, "train_pair", counted)
+    run(params(), inputs, out, recording_tracker)
+    assert ("real", 0) in trained
+    assert ("real_balanced", 0) in trained
+    assert not set(before[2:]) & set(trained)
+    assert len(trained) == 14 - 3
+    assert digest(out) == digest(tmp_path / "whole" / "evaluate")
+
+
+def test_nothing_accepted_is_no_crash(tmp_path: Path, recording_tracker) -> None:
+    inputs = make_inputs(tmp_path, synthetic=rows_of("train", (0, 0, 0), 4, "synthetic"))
+    summary = run(params(), inputs, tmp_path / "evaluate", recording_tracker)
+    assert summary.decision == "do_not_use"
+    assert "none was accepted" in summary.sentence
+    verdict = json.loads((tmp_path / "evaluate" / "verdict.json").read_text())
+    assert not verdict["synthetic_available"]
+    scores = {arm["name"]: arm["test_balanced_accuracy"] for arm in verdict["arms"]}
+    assert "synthetic_only" not in scores
+    assert scores["mixed_25"] == scores["mixed_75"] == scores["real_augmented"]
+
+
+def test_two_classes_are_enough(tmp_path: Path, recording_tracker) -> None:
+    real = concatenate(
+        [rows_of("train", (6, 2), 1), rows_of("validation", (3, 3), 2), rows_of("test", (4, 4), 3)]
+    )
+    for stage, rows in (
+        ("prepare", real),
+        ("synthesize", rows_of("train", (0, 4), 4, "synthetic")),
+    ):
+        store = tmp_path / stage / ("dataset" if stage == "prepare" else "accepted")
+        write_store(store, rows, CLASSES[:2], SIDE, "L")
+        finish(tmp_path / stage, stage)
+    inputs = {stage: tmp_path / stage for stage in ("prepare", "synthesize")}
+    run(params(arms=("real", "mixed")), inputs, tmp_path / "evaluate", recording_tracker)
+    verdict = json.loads((tmp_path / "evaluate" / "verdict.json").read_text())
+    assert verdict["tail_classes"] == ["middle"]
+
+
+def test_a_class_without_test_images_is_named(tmp_path: Path, recording_tracker) -> None:
+    real = concatenate(
+        [rows_of("train", (4, 4, 4), 1), rows_of("validation", (2, 2, 2), 2)]
+        + [rows_of("test", (3, 0, 3), 3)]
+    )
+    with pytest.raises(InputError, match="test split has no image of middle"):
+        run(params(), make_inputs(tmp_path, real), tmp_path / "evaluate", recording_tracker)
+
+
+def test_a_test_row_among_the_training_rows_is_refused(tmp_path: Path, recording_tracker) -> None:
+    test = rows_of("test", (2, 2, 2), 3)
+    leaked = make_samples(test.images[:1], test.labels[:1], "train", "real")
+    real = concatenate(
+        [rows_of("train", (4, 4, 4), 1), leaked, rows_of("validation", (2, 2, 2), 2), test]
+    )
+    with pytest.raises(StageError, match="of the test split is also a real training row"):
+        run(params(), make_inputs(tmp_path, real), tmp_path / "evaluate", recording_tracker)
+
+
+def test_a_validation_row_among_the_synthetic_rows_is_refused(tmp_path: Path) -> None:
+    validation = rows_of("validation", (2, 2, 2), 2)
+    copied = make_samples(validation.images[:1], validation.labels[:1], "train", "synthetic")
+    with pytest.raises(StageError, match="of the validation split is also a synthetic row"):
+        check_separation(validation, copied)
+
+
+def test_a_synthetic_row_in_a_real_split_is_refused() -> None:
+    synthetic = rows_of("test", (1, 1, 1), 2, "synthetic")
+    with pytest.raises(StageError, match="of the test split is synthetic"):
+        check_separation(synthetic, rows_of("train", (0, 0, 0), 1, "synthetic"))
+
+
+def test_a_real_row_among_the_synthetic_rows_is_refused() -> None:
+    with pytest.raises(StageError, match="accepted: row .* is real in the train split"):
+        check_separation(rows_of("train", (1, 1, 1), 1), rows_of("train", (1, 1, 1), 2))
+
+
+def digits(sizes: tuple[tuple[int, int, int], ...]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield images and labels of the digits 3, 8 and 9: the first rows, the next rows, ..."""
+    data = load_digits()
+    images = (data.images * 15).astype(np.uint8)[..., None]
+    used = [0, 0, 0]
+    for part in sizes:
+        rows = []
+        for label, n in enumerate(part):
+            found = np.flatnonzero(data.target == (3, 8, 9)[label])
+            rows.append(found[used[label] : used[label] + n])
+            used[label] += n
+        yield images[np.concatenate(rows)], np.repeat(np.arange(3), part)
+
+
+def control(tmp_path: Path, tracker, shuffle: bool, training: tuple[int, int, int]):
+    """Run the stage on digits, with further real images in the place of synthetic ones."""
+    sizes = (training, (25, 25, 25), (80, 80, 80), (0, 40, 0) if not shuffle else (20, 20, 20))
+    train, validation, test, (images, labels) = digits(sizes)
+    if shuffle:
+        labels = np.random.default_rng(0).permutation(labels)
+    real = concatenate(
+        [
+            make_samples(*part, split, "real")
+            for part, split in ((train, "train"), (validation, "validation"), (test, "test"))
+        ]
+    )
+    inputs = make_inputs(tmp_path, real, make_samples(images, labels, "train", "synthetic"))
+    settings = params(
+        arms=("real", "real_balanced", "mixed"),
+        mixed_shares=(0.5,),
+        steps=60,
+        seeds=3,
+        batch_images=32,
+        base_channels=8,
+        bootstrap_resamples=1000,
+    )
+    return run(settings, inputs, tmp_path / "evaluate", tracker)
+
+
+def test_held_out_real_rows_of_a_class_with_one_image_help(
+    tmp_path: Path, recording_tracker
+) -> None:
+    summary = control(tmp_path, recording_tracker, shuffle=False, training=(40, 1, 40))
+    assert summary.decision == "use", summary.sentence
+    assert summary.interval_points[0] > 5
+    assert summary.sentence.startswith("Use the synthetic images: the best mix (mixed_50) raised")
+    verdict = json.loads((tmp_path / "evaluate" / "verdict.json").read_text())
+    assert verdict["per_class"][1]["gain_points"] > 30
+    assert verdict["tail_classes"][0] == CLASSES[1]
+
+
+def test_rows_with_shuffled_labels_are_not_used(tmp_path: Path, recording_tracker) -> None:
+    summary = control(tmp_path, recording_tracker, shuffle=True, training=(20, 20, 10))
+    assert summary.decision == "do_not_use", summary.sentence
+    assert summary.gain_points < 0
+
+
+_SCRIPT = """
+import sys
+from pathlib import Path
+from pipeline.params import EvaluateParams, Execution
+from pipeline.stages.evaluate import run
+from pipeline.tracking.tracker import NullTracker
+
+class Tell(NullTracker):
+    def progress(self, task, done, total, unit):
+        sys.stdout.write(f"{done}\\n")
+        sys.stdout.flush()
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    params = EvaluateParams(
+        execution=Execution(device="cpu", workers=2), steps=60, seeds=2, batch_images=8,
+        base_channels=4, bootstrap_resamples=100,
+    )
+    inputs = {stage: root / stage for stage in ("prepare", "synthesize")}
+    run(params, inputs, root / "evaluate", Tell())
+"""
+
+
+def started(root: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """Start the stage in a process of its own and wait for its first finished classifiers."""
+    script = root / "script.py"
+    script.write_text(_SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(root)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) >= 2:
+            break
+    return process, psutil.Process(process.pid).children(recursive=True)
+
+
+def all_gone(children: list[psutil.Process], seconds: float = 20) -> bool:
+    _, alive = psutil.wait_procs(children, timeout=seconds)
+    return not alive
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize("how", ["interrupt", "kill"])
+def test_no_worker_outlives_the_run(tmp_path: Path, how: str) -> None:
+    make_inputs(tmp_path)
+    process, children = started(tmp_path)
+    assert children
+    if how == "interrupt":
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    else:
+        process.kill()
+    assert all_gone(children)
+    process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert not (tmp_path / "evaluate").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_killed_worker_is_explained_and_the_next_run_goes_on(
+    tmp_path: Path, recording_tracker
+) -> None:
+    inputs = make_inputs(tmp_path)
+    process, children = started(tmp_path)
+    workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    workers[0].kill()
+    _, errors = process.communicate(timeout=60)
+    assert "StageError: evaluate: a worker process died" in errors
+    assert "execution.workers" in errors
+    assert all_gone(children)
+    kept = len(list((tmp_path / WORK / "evaluate").glob("*/runs/*.npz")))
+    assert 2 <= kept < 14
+    start = time.monotonic()
+    run(params(steps=60), inputs, tmp_path / "evaluate", recording_tracker)
+    assert time.monotonic() - start < 60
+    first = [c for c in recording_tracker.progress_calls if c[0] == "classifiers"][0]
+    assert first == ("classifiers", kept, 14, "runs")

@@ -1,0 +1,183 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.params import SECTIONS, Params, check_params, load_params
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> Params:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_params(path, overrides)
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, "") == Params()
+    assert load(tmp_path, "# only a comment\n") == Params()
+
+
+def test_seed_and_execution_reach_every_section(tmp_path: Path) -> None:
+    params = load(tmp_path, "seed: 7\nexecution: {device: cpu}\ntrain: {seed: 9}\n")
+    assert [getattr(params, name).seed for name in SECTIONS] == [7, 9, 7, 7, 7, 7]
+    assert {getattr(params, name).execution.device for name in SECTIONS} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tran: {}", r"tran is not a known key; did you mean `train`\? allowed here: .*prepare"),
+        ("train: {stepz: 5}", r"train\.stepz is not a known key; did you mean `steps`\?"),
+        (
+            "prepare: {imbalance: {max: 5, mim: 2}}",
+            r"prepare\.imbalance\.mim is not a known key; did you mean `min`\?",
+        ),
+        (
+            "execution: {gpu: 1}",
+            r"execution\.gpu is not a known key; allowed here: device, workers",
+        ),
+        ("train: {steps: 0}", r"train\.steps = 0: input should be greater than or equal to 1"),
+        ('train: {steps: "5"}', r'train\.steps = "5": input should be a valid integer'),
+        ("train: {steps: 2.5}", r"train\.steps = 2\.5: input should be a valid integer"),
+        ("train: {learning_rate: 1e-4}", r'train\.learning_rate = "1e-4": .* valid number'),
+        ("train: {schedule: cubic}", r"train\.schedule = \"cubic\": .*'linear'.*'cosine'"),
+        ("prepare: {image_size_px: 30}", r"prepare\.image_size_px = 30: .*multiple of 4"),
+        ("prepare: {keep_pool: 1}", r"prepare\.keep_pool = 1: input should be a valid boolean"),
+        ("prepare: {imbalance: {max: 2, min: 5}}", r"min \(5\) must not exceed max \(2\)"),
+        ("prepare: {imbalance: {max: 2}}", r"prepare\.imbalance\.min"),
+        (
+            "prepare: {validation_fraction: 0.5, test_fraction: 0.45}",
+            r"validation_fraction \+ test_fraction must be at most 0\.9",
+        ),
+        ("prepare: [1]", r"prepare = \[1\]"),
+        ("evaluate: {arms: [mixed]}", "arms needs a baseline"),
+        ("evaluate: {arms: [real]}", "arms needs `mixed`"),
+        ("evaluate: {arms: []}", r"evaluate\.arms = \[\]"),
+        ("synthesize: {images_per_class: many}", r"synthesize\.images_per_class = \"many\""),
+        ("assemble: {name: ../../etc}", r"assemble\.name = "),
+        ("seed: -1", r"seed = -1: input should be greater than or equal to 0"),
+        ("train: {learning_rate: .nan}", "without .inf or .nan"),
+        ("report: {title: 2020-01-01}", "write dates in quotes"),
+        ("- a\n- b\n", "must be a mapping of sections: prepare, train"),
+        ("5: {}\n", "must be a mapping of sections"),
+        ("train: {steps: 5", "not readable as YAML"),
+        ("a: &a [*a]\n", ""),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load(tmp_path, text)
+    assert str(caught.value).startswith(str(tmp_path / "params.yaml"))
+
+
+def test_every_error_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, "train: {steps: 0, stepz: 1}\nreport: {examples: -1}\n")
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "!!python/object/apply:os.system ['true']",
+        "!!python/name:os.system",
+        "!!python/object/new:pathlib.Path ['/']",
+        "!!python/tuple [1, 2]",
+    ],
+)
+def test_python_tags_are_refused(tmp_path: Path, tag: str) -> None:
+    with pytest.raises(InputError, match="not readable as YAML: could not determine a constr"):
+        load(tmp_path, f"train: {tag}\n")
+    with pytest.raises(InputError, match="the value is not readable as YAML"):
+        load(tmp_path, "", f"train.steps={tag}")
+
+
+def test_files_that_are_no_params_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such params file; give one with --params"):
+        load_params(tmp_path / "absent.yaml")
+    with pytest.raises(InputError, match="no such params file"):
+        load_params(tmp_path)
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not readable as YAML"):
+        load_params(path)
+    path.write_bytes(b"#" * (1 << 20) + b"#")
+    with pytest.raises(InputError, match="larger than 1048576 bytes"):
+        load_params(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(InputError, match="not readable as YAML"):
+        load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("train.steps=500", 500),
+        ("train.learning_rate=1e-4", 1e-4),
+        ("train.learning_rate=0.5", 0.5),
+        ("prepare.imbalance=null", None),
+        ("prepare.keep_pool=false", False),
+        ("prepare.path=/data/with=sign", "/data/with=sign"),
+        ("evaluate.mixed_shares=[0.25, 0.5]", (0.25, 0.5)),
+        ("synthesize.images_per_class=fill", "fill"),
+    ],
+)
+def test_set_changes_one_value(tmp_path: Path, override: str, value: Any) -> None:
+    params = load(tmp_path, "train: {batch_images: 8}\n", override)
+    section, key = override.partition("=")[0].split(".")
+    assert getattr(getattr(params, section), key) == value
+    assert params.train.batch_images == 8
+
+
+def test_set_reaches_deeper_and_the_last_wins(tmp_path: Path) -> None:
+    params = load(
+        tmp_path,
+        "prepare: {imbalance: {max: 9, min: 3}}\n",
+        "prepare.imbalance.max=8",
+        "prepare.imbalance.max=7",
+        "seed=3",
+    )
+    assert params.prepare.imbalance is not None
+    assert (params.prepare.imbalance.max, params.prepare.imbalance.min) == (7, 3)
+    assert params.report.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.steps", "write section.key=value, for example --set train.steps=500"),
+        ("=5", "write section.key=value"),
+        ("train..steps=5", "write section.key=value"),
+        ("train.steps.more=5", "`steps` is a value, not a section"),
+        ("train.steps=[", "the value is not readable as YAML"),
+        ("train.stepz=5", r"did you mean `steps`\?"),
+        ("train.steps=zero", r'train\.steps = "zero"'),
+    ],
+)
+def test_a_bad_set_is_named(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, "train: {steps: 5}\n", override)
+
+
+def test_the_digest_ignores_execution_and_sees_everything_else() -> None:
+    digest = Params().digest()
+    same: dict[str, Any] = {"execution": {"device": "cpu", "workers": 7}}
+    assert check_params(same, "test").digest() == digest
+    others: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"train": {"steps": 1}},
+        {"prepare": {"imbalance": None}},
+        {"report": {"title": "Another"}},
+    ]
+    assert len({digest, *(check_params(other, "test").digest() for other in others)}) == 5
+
+
+def test_params_are_frozen_and_flat() -> None:
+    params = Params()
+    with pytest.raises(ValueError, match="frozen"):
+        params.train.steps = 5  # type: ignore[misc]
+    flat = params.flat()
+    assert flat["train.steps"] == params.train.steps
+    assert flat["evaluate.mixed_shares"] == "[0.25, 0.5, 0.75]"
+    assert not [name for name in flat if "execution" in name]
