@@ -38,9 +38,7 @@ ParamsFile = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="SECTION.KEY=VALUE", help="Override one param; may be repeated."
-    ),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one param; may be repeated."),
 ]
 Artifacts = Annotated[
     Path,

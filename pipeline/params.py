@@ -114,7 +114,7 @@ class PrepareParams(Section):
 class TrainParams(Section):
     """Train the class-conditional diffusion model."""
 
-    steps: int = Field(2500, ge=1, le=10_000_000, description="optimiser steps")
+    steps: int = Field(600, ge=1, le=10_000_000, description="optimiser steps")
     batch_images: int = Field(64, ge=1, le=65_536, description="images a step")
     base_channels: int | None = Field(
         None, ge=8, le=512, multiple_of=8, description="width of the network; null = by image size"
@@ -141,8 +141,8 @@ class TrainParams(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto = bfloat16 autocast where the hardware has fast instructions"
     )
-    checkpoint_every_steps: int = Field(250, ge=1, description="an interrupted run resumes here")
-    sheet_every_steps: int = Field(500, ge=1, description="sample sheet and held-out loss")
+    checkpoint_every_steps: int = Field(100, ge=1, description="an interrupted run resumes here")
+    sheet_every_steps: int = Field(200, ge=1, description="sample sheet and held-out loss")
     sheet_images_per_class: int = Field(6, ge=1, le=64)
 
 
@@ -159,7 +159,7 @@ class SynthesizeParams(Section):
     max_rounds: int = Field(4, ge=1, le=100, description="generate-score-accept rounds at most")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="as in train")
     judge_steps: int = Field(
-        400, ge=1, description="optimiser steps of the classifier that checks the labels"
+        250, ge=1, description="optimiser steps of the classifier that checks the labels"
     )
     confidence_quantile: float = Field(
         0.05,
@@ -185,13 +185,18 @@ class EvaluateParams(Section):
     """Compare classifiers trained with and without synthetic images."""
 
     arms: tuple[ArmName, ...] = Field(
-        ("real", "real_balanced", "real_augmented", "mixed", "synthetic_only"), min_length=1
+        ("real", "real_balanced", "real_augmented", "mixed", "synthetic_only"),
+        min_length=1,
+        strict=False,  # a list of YAML is taken for the tuple; its items are still checked
     )
     mixed_shares: tuple[Fraction, ...] = Field(
-        (0.25, 0.5, 0.75), min_length=1, description="shares of synthetic draws in mixed arms"
+        (0.25, 0.5, 0.75),
+        min_length=1,
+        strict=False,  # as above
+        description="shares of synthetic draws in mixed arms",
     )
     seeds: int = Field(4, ge=2, le=1000, description="paired repetitions of each arm")
-    steps: int = Field(500, ge=1, description="optimiser steps of each classifier, equal for all")
+    steps: int = Field(250, ge=1, description="optimiser steps of each classifier, equal for all")
     batch_images: int = Field(64, ge=2, le=65_536)
     learning_rate: float = Field(3.0e-3, gt=0.0, le=1.0)
     weight_decay: float = Field(0.01, ge=0.0, le=1.0)

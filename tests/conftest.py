@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.device import torch_threads
 from pipeline.tracking.tracker import NullTracker, Scalar
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _stage_arithmetic() -> Iterator[None]:
+    """Compute as stages do: denormals flushed, and no fight of threads over two cores."""
+    with torch_threads(1):
+        yield
+
 
 MakeImageFolder = Callable[..., Path]
 

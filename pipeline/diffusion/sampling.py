@@ -68,8 +68,24 @@ def make_solver(
         solver = DDIMScheduler(set_alpha_to_one=True, **shared)
     else:
         solver = DDPMScheduler(**shared)
-    solver.set_timesteps(steps)
+    if sampler == "dpmsolver++":
+        solver.set_timesteps(timesteps=quadratic_times(steps))
+    else:
+        solver.set_timesteps(steps)
     return solver
+
+
+def quadratic_times(steps: int) -> list[int]:
+    """Return falling time steps whose gaps shrink towards the clean image.
+
+    t_i = T (i / n)**2 - 1, Song et al. 2021, appendix D.2. Even gaps jump from a noise level as
+    large as fine detail straight to the mean: 20 of them left 74 % of the spread of data whose
+    standard deviation is 0.1, these leave 103 % (docs/log.md).
+    """
+    times = [round(TIMESTEPS * (i / steps) ** 2) - 1 for i in range(1, steps + 1)]
+    for i, time in enumerate(times):
+        times[i] = max(time, times[i - 1] + 1 if i else 0)
+    return times[::-1]
 
 
 @torch.inference_mode()

@@ -10,9 +10,7 @@ _GROUP_CHANNELS = 8  # channels that one group norm shares
 
 
 def default_base_channels(image_size_px: int) -> int:
-    """Return the width of the first level: small images afford more a pixel."""
-    if image_size_px <= 16:
-        return 64
+    """Return the width of the first level: 32 trains in minutes on two cores up to 32 px."""
     return 32 if image_size_px <= 32 else 64
 
 
@@ -35,7 +33,7 @@ def build_unet(
     base = base_channels or default_base_channels(image_size_px)
     sizes = level_sizes(image_size_px)
     attention = [size <= _COARSEST_PX for size in sizes]
-    # diffusers' attention head needs a divisor of every width; its groups likewise.
+    # Head and group sizes divide every width, which is a multiple of 8.
     widths = [base] + [base * 2] * (len(sizes) - 1)
     with seeded_initialisers(seed, "unet"):
         return UNet2DModel(
@@ -46,7 +44,7 @@ def build_unet(
             layers_per_block=1,
             down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in attention],
             up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)],
-            attention_head_dim=_GROUP_CHANNELS * 2,
+            attention_head_dim=16 if base % 16 == 0 else 8,
             norm_num_groups=_GROUP_CHANNELS,
             num_class_embeds=classes + 1,
         )

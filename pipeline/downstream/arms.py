@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.downstream.augment import Policy
+from pipeline.data.augment import Policy
 from pipeline.errors import StageError
 from pipeline.params import ArmName
 

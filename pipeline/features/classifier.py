@@ -45,10 +45,10 @@ class FitSettings:
 class SmallCNN(nn.Module):
     """Three convolutions of `base_channels` x 1, 2 and 4 channels, then a linear head.
 
-    The map is halved after the first two while at least 4 px remain, so that an 8 px image is not pooled
-    away; images of 48 px and more are first brought down by a stride. The last map is averaged to
-    3 x 3 cells, not to one: with a few hundred images, knowing where something stands is worth
-    more than indifference to it (about 1.5 points on thinned Fashion-MNIST).
+    The map is halved after the first two while at least 4 px remain, so that an 8 px image is not
+    pooled away; images of 48 px and more are first brought down by a stride. The last map is
+    averaged to 3 x 3 cells, not to one: with a few hundred images, knowing where something stands
+    is worth more than indifference to it (about 1.5 points on thinned Fashion-MNIST).
     """
 
     def __init__(self, channels: int, classes: int, base_channels: int, image_size_px: int) -> None:

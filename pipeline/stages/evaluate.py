@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.data.store import Samples, read_info, read_samples, rows_digest
 from pipeline.downstream.arms import plan_arms
 from pipeline.downstream.compare import paired_gain
-from pipeline.downstream.scores import require_every_class, score
+from pipeline.downstream.scores import Scores, require_every_class, score
 from pipeline.downstream.training import Pair, Predictions, train_pairs
 from pipeline.downstream.verdict import (
     ArmScores,
@@ -65,14 +65,19 @@ def run(params: EvaluateParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
 
     Raises:
         InputError: the test split lacks a class.
-        StageError: a test or validation row is synthetic or is trained on, or a worker died.
+        StageError: a test or validation row is synthetic or is trained on, the two stores are of
+            different kinds, or a worker died.
     """
     dataset, accepted = inputs["prepare"] / "dataset", inputs["synthesize"] / "accepted"
-    classes = read_info(dataset).classes
+    info, other = read_info(dataset), read_info(accepted)
+    for key in ("classes", "image_size_px", "image_mode"):
+        if getattr(info, key) != getattr(other, key):
+            raise StageError(
+                f"{accepted}: `{key}` differs from that of {dataset}; run all stages anew"
+            )
+    classes = info.classes
     rows = read_samples(dataset, ("train", "validation", "test"))
     synthetic = read_samples(accepted)
-    if read_info(accepted).classes != classes:
-        raise StageError(f"{accepted}: its classes are not those of {dataset}; run all stages anew")
     check_separation(rows, synthetic)
     splits = {name: rows.take(_mask(rows, name)) for name in ("train", "validation", "test")}
     require_every_class(splits["test"].labels, classes, "test")
@@ -98,17 +103,8 @@ def run(params: EvaluateParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
     scored = [
         ArmScores(
             arm,
-            *(
-                tuple(
-                    score(
-                        splits[name].labels,
-                        getattr(predictions[arm.name, seed], name),
-                        len(classes),
-                    )
-                    for seed in range(params.seeds)
-                )
-                for name in ("validation", "test")
-            ),
+            _score(arm.name, "validation", splits, predictions, params.seeds, len(classes)),
+            _score(arm.name, "test", splits, predictions, params.seeds, len(classes)),
         )
         for arm in arms
     ]
@@ -184,6 +180,20 @@ def check_separation(rows: Samples, synthetic: Samples) -> None:
                 f"synthesize/accepted: row {identity[:12]} is {origin} in the {split} split; only "
                 "synthetic train rows may stand there. Run synthesize again"
             )
+
+
+def _score(
+    arm: str,
+    split: Literal["validation", "test"],
+    splits: Mapping[str, Samples],
+    predictions: Mapping[tuple[str, int], Predictions],
+    seeds: int,
+    classes: int,
+) -> tuple[Scores, ...]:
+    labels = splits[split].labels
+    return tuple(
+        score(labels, getattr(predictions[arm, seed], split), classes) for seed in range(seeds)
+    )
 
 
 def _mask(rows: Samples, split: str) -> Any:

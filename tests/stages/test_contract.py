@@ -1,11 +1,11 @@
 import errno
-import multiprocessing
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from pipeline.errors import InputError, StageError
 from pipeline.folders import read_manifest, write_manifest
@@ -143,24 +143,27 @@ def test_an_empty_folder_may_be_filled(work: Work, out: Path, recording_tracker:
     assert (out / "data.txt").is_file()
 
 
-def _hold(path: str, ready: Any, done: Any) -> None:
-    with FileLock(path):
-        ready.set()
-        done.wait(60)
+_HOLD = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture
 def other_process(out: Path) -> Iterator[None]:
-    context = multiprocessing.get_context("spawn")
-    ready, done = context.Event(), context.Event()
     lock = out.parent / ".work" / "prepare.lock"
     lock.parent.mkdir(parents=True)
-    process = context.Process(target=_hold, args=(str(lock), ready, done))
-    process.start()
-    assert ready.wait(60)
-    yield
-    done.set()
-    process.join()
+    command = [sys.executable, "-c", _HOLD, str(lock)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield
+        process.communicate()
 
 
 @pytest.mark.usefixtures("other_process")

@@ -266,6 +266,15 @@ def test_a_class_without_test_images_is_named(tmp_path: Path, recording_tracker)
         run(params(), make_inputs(tmp_path, real), tmp_path / "evaluate", recording_tracker)
 
 
+def test_stores_of_different_classes_are_refused(tmp_path: Path, recording_tracker) -> None:
+    inputs = make_inputs(tmp_path)
+    accepted = rows_of("train", (1, 1, 1), 4, "synthetic")
+    names = ("left", "right", "middle")
+    write_store(tmp_path / "synthesize" / "accepted", accepted, names, SIDE, "L")
+    with pytest.raises(StageError, match="`classes` differs from that of .*; run all stages anew"):
+        run(params(), inputs, tmp_path / "evaluate", recording_tracker)
+
+
 def test_a_test_row_among_the_training_rows_is_refused(tmp_path: Path, recording_tracker) -> None:
     test = rows_of("test", (2, 2, 2), 3)
     leaked = make_samples(test.images[:1], test.labels[:1], "train", "real")

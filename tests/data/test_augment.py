@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.downstream import augment as module
-from pipeline.downstream.augment import Policy, build_augmentation
+from pipeline.data.augment import Policy, build_augmentation
 from pipeline.errors import InputError
 
 
@@ -58,7 +58,7 @@ def test_strong_changes_more_than_light() -> None:
         ).mean()
         for policy in ("light", "strong")
     }
-    assert changed["strong"] > 1.5 * changed["light"] > 0
+    assert changed["strong"] > 1.2 * changed["light"] > 0
 
 
 @pytest.mark.parametrize("flip", [True, False])

@@ -25,7 +25,7 @@ _SUCCESSOR = "albumentationsx"
 def build_augmentation(policy: Policy, horizontal_flip: bool) -> Augment:
     """Return a function (images (N, H, W, C) uint8, seed) -> augmented images of the same shape.
 
-    light moves, scales and turns a little and varies brightness and contrast; strong does so more
+    light moves, scales and turns a little and varies brightness and contrast; strong moves more
     widely, shears, adds noise or blur, and blanks a patch. `none` returns the images as they are,
     whatever `horizontal_flip` says.
 
@@ -77,14 +77,12 @@ def _compose(policy: Policy, horizontal_flip: bool) -> Any:
         albumentations.Affine(
             translate_percent=(-0.08, 0.08) if light else (-0.12, 0.12),
             scale=(0.9, 1.1) if light else (0.8, 1.2),
-            rotate=(-10, 10) if light else (-15, 15),
+            rotate=(-5, 5) if light else (-15, 15),
             shear=(0, 0) if light else (-10, 10),
             border_mode=cv2.BORDER_REPLICATE,
             p=0.9,
         ),
-        albumentations.RandomBrightnessContrast(
-            brightness_limit=0.1 if light else 0.2, contrast_limit=0.1 if light else 0.2, p=0.5
-        ),
+        albumentations.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
     ]
     if not light:
         transforms += [

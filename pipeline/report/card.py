@@ -1,0 +1,253 @@
+"""The data card: README.md of the dataset, with the front matter that Hugging Face reads."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from pipeline.data.store import StoreInfo
+from pipeline.report.findings import Synthesis, Verdict
+
+_SPLITS = ("train", "validation", "test")
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
+# All that Markdown or HTML could take for markup, anywhere in a line or a table cell.
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$:@/=^])")
+
+_LOADING = """\
+```python
+import torch
+from datasets import load_dataset
+
+data = load_dataset("path/to/this/folder")
+train = data["train"].with_format("torch", columns=["image", "label"])
+sampler = torch.utils.data.WeightedRandomSampler(
+    data["train"]["sampling_weight"], num_samples=len(train), replacement=True
+)
+loader = torch.utils.data.DataLoader(train, batch_size=64, sampler=sampler)
+```
+"""
+
+_LIMITS = """\
+- **Never test on synthetic rows.** They stand in `train` only; keep it so. A score on synthetic
+  images says how well a classifier knows the generator, not the world.
+- The verdict comes from one split of one dataset, one trained generator and {seeds} seeds of one
+  small classifier. The interval covers the draw of test images and seeds. It does not cover another
+  split, another generator, another classifier, or images from elsewhere.
+- The winning mix was picked by validation rows; the test rows were looked at for the gain alone.
+- The weights repeat the draws of the comparison, not its augmentation.
+- Synthetic images can carry on what is wrong or one-sided in the real ones, and cannot show what
+  those do not hold. Copies are looked for by pixel distance, which does not see every kind of copy.
+- Licence and privacy terms are those of the real images. Nothing is added, and nothing is proven
+  about privacy.
+"""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card tells.
+
+    Attributes:
+        name: of the dataset.
+        store: of the dataset that the card lies in.
+        synthetic_counts: class name -> synthetic training rows in it.
+        verdict: of the comparison.
+        synthesis: what was generated and accepted.
+        settings: params of the stage synthesize.
+        source: params of the stage prepare.
+        share: chance that a draw is synthetic; None where the dataset is real alone.
+    """
+
+    name: str
+    store: StoreInfo
+    synthetic_counts: Mapping[str, int]
+    verdict: Verdict
+    synthesis: Synthesis
+    settings: Mapping[str, Any]
+    source: Mapping[str, Any]
+    share: float | None
+
+
+def data_card(facts: CardFacts) -> str:
+    """Return README.md: Markdown behind YAML front matter.
+
+    The front matter names the files of each split, so that `datasets.load_dataset(folder)` finds
+    them. Text of users (class names) is escaped, and nothing in the card depends on the time.
+    """
+    parts = [
+        f"---\n{_front_matter(facts)}---\n",
+        f"# {escape_markdown(facts.name)}\n",
+        _opening(facts),
+        "## Verdict\n",
+        _verdict(facts),
+        "## Rows\n",
+        _rows(facts),
+        "## How to load it\n",
+        _LOADING,
+        _weights(facts),
+        "## Columns\n",
+        _columns(facts),
+        "## How the synthetic images were made and kept\n",
+        _making(facts),
+        "## Limits\n",
+        _LIMITS.format(seeds=facts.verdict.n.seeds),
+    ]
+    return "\n".join(parts)
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that Markdown and HTML show as it is, on one line, also in a table cell."""
+    flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    escaped = _MARKUP.sub(r"\\\1", flat.replace("&", "&amp;"))
+    return escaped.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _front_matter(facts: CardFacts) -> str:
+    splits = [split for split in _SPLITS if split in facts.store.counts]
+    rows = sum(sum(facts.store.counts[split].values()) for split in splits)
+    data: dict[str, Any] = {
+        "pretty_name": facts.name,
+        "task_categories": ["image-classification"],
+        "size_categories": [next((name for top, name in _SIZES if rows < top), "n>1M")],
+        "tags": ["replenish", "synthetic" if facts.share is not None else "real"],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [
+                    {"split": split, "path": f"data/{split}-*.parquet"} for split in splits
+                ],
+            }
+        ],
+        "replenish": {
+            "classes": list(facts.store.classes),
+            "dataset_digest": facts.store.digest,
+            "decision": facts.verdict.decision,
+            "generator_digest": facts.synthesis.generator_digest,
+        },
+    }
+    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1_000_000)
+    return text
+
+
+def _opening(facts: CardFacts) -> str:
+    store = facts.store
+    colour = "grey" if store.image_mode == "L" else "colour"
+    kind = f"{store.image_size_px} x {store.image_size_px} px {colour} images"
+    source = str(facts.source.get("source", "unknown"))
+    if facts.share is None:
+        return (
+            f"Real {kind} in {len(store.classes)} classes (source: `{source}`), checked and split "
+            "by Replenish. No synthetic image is in it, because the comparison below did not show "
+            "that they help.\n"
+        )
+    return (
+        f"Real {kind} in {len(store.classes)} classes (source: `{source}`), with synthetic training "
+        "images from a class-conditional diffusion model that was trained on the real training "
+        "images alone. The column `origin` says which row is which. Validation and test are real.\n"
+    )
+
+
+def _verdict(facts: CardFacts) -> str:
+    verdict = facts.verdict
+    low, high = verdict.interval_points
+    return (
+        f"**{escape_markdown(verdict.sentence)}**\n\n"
+        f"Gain in balanced accuracy on {verdict.n.test:,} real test images: "
+        f"{verdict.gain_points:+.2f} points, {100 * verdict.confidence:g} % interval "
+        f"{low:+.2f} to {high:+.2f} ({verdict.n.seeds} paired seeds, "
+        f"{verdict.n.bootstrap_resamples:,} bootstrap resamples). "
+        f"Decision: `{verdict.decision}`.\n"
+    )
+
+
+def _rows(facts: CardFacts) -> str:
+    counts = facts.store.counts
+    header = ("Class", "Train, real", "Train, synthetic", "Validation", "Test")
+    body: list[tuple[str, ...]] = []
+    totals = [0, 0, 0, 0]
+    for name in facts.store.classes:
+        synthetic = facts.synthetic_counts.get(name, 0)
+        numbers = [
+            counts.get("train", {}).get(name, 0) - synthetic,
+            synthetic,
+            counts.get("validation", {}).get(name, 0),
+            counts.get("test", {}).get(name, 0),
+        ]
+        totals = [total + number for total, number in zip(totals, numbers, strict=True)]
+        body.append((escape_markdown(name), *(f"{number:,}" for number in numbers)))
+    body.append(("**All**", *(f"**{total:,}**" for total in totals)))
+    return _table(header, body)
+
+
+def _weights(facts: CardFacts) -> str:
+    if facts.share is None:
+        how = "every class is drawn equally often, and so is every row within its class"
+    else:
+        how = (
+            "every class is drawn equally often; within a class that has synthetic rows, "
+            f"{100 * facts.share:g} % of the draws are synthetic, as in the winning arm"
+        )
+    return (
+        f"`sampling_weight` is the chance of each training row to be drawn: {how}. The weights add "
+        "up to 1 over `train`; they are 0 in `validation` and `test`, which are never drawn from.\n"
+    )
+
+
+def _columns(facts: CardFacts) -> str:
+    lines = [
+        "- `image`, `label`: PNG and class index",
+        "- `id`: sha256 of the pixels",
+        "- `split`, `group`: rows of one group stay in one split",
+        "- `origin`: `real` or `synthetic`",
+        "- `sampling_weight`: see above",
+    ]
+    if facts.share is not None:
+        lines += [
+            "- lineage of synthetic rows, null in real ones: `generator`, `index`, `seed`, "
+            "`sampler`, `sampler_steps`, `guidance`, `round`",
+            "- scores of synthetic rows, null in real ones: `predicted`, `confidence`, `margin`, "
+            "`nearest_id`, `pixel_distance`, `pixel_ratio`, `feature_nearest_id`, "
+            "`feature_distance`, `reason`",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _making(facts: CardFacts) -> str:
+    made, settings = facts.synthesis, facts.settings
+    reasons: dict[str, int] = {}
+    for account in made.classes:
+        for reason, count in account.reasons.items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    pairs: list[tuple[str, Any]] = [
+        ("Generator digest", made.generator_digest),
+        *(
+            (title, settings[key])
+            for title, key in (
+                ("Sampler", "sampler"),
+                ("Sampler steps", "sampler_steps"),
+                ("Guidance", "guidance"),
+                ("Root seed", "seed"),
+            )
+            if key in settings
+        ),
+        ("Rounds", made.rounds),
+        ("Candidates", f"{made.candidates:,}"),
+        ("Accepted", f"{made.accepted:,}"),
+        ("Judge's balanced accuracy on validation", f"{made.judge_validation_accuracy:.3f}"),
+    ]
+    cells = [(title, f"`{value}`") for title, value in pairs]
+    text = _table(("What", "Value"), cells)
+    text += "\nThresholds, fitted on real validation rows or set:\n\n"
+    limits = [(f"`{name}`", f"`{value:.6g}`") for name, value in sorted(made.thresholds.items())]
+    text += _table(("Threshold", "Value"), limits)
+    if reasons:
+        text += "\nWhat became of the candidates:\n\n"
+        fates = [(f"`{name}`", f"{count:,}") for name, count in sorted(reasons.items())]
+        text += _table(("Reason", "Candidates"), fates)
+    return text
+
+
+def _table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *body))

@@ -1,0 +1,267 @@
+"""The figures of the page, as inline SVG that takes its colours from the page's style sheet.
+
+Matplotlib draws; what it cannot say is put in afterwards: CSS variables for its stand-in colours, so
+that a figure follows light and dark, and escaped labels for its stand-in texts, so that a class name
+is never read as markup, mathematics or a missing glyph. Output depends on the data alone.
+"""
+
+import html
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from pipeline.report.findings import ArmResult, ClassGain, Verdict
+
+# Stand-in colours: no other colour is drawn, and each becomes a variable of the style sheet.
+INK, MUTED, LINE = "#010101", "#020202", "#030303"
+REAL, MIXED, ACCENT = "#040404", "#050505", "#060606"
+_VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+    REAL: "var(--real)",
+    MIXED: "var(--mixed)",
+    ACCENT: "var(--accent)",
+}
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: it can be read out, found and copied
+    "font.size": 11.0,
+    "text.parse_math": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": INK,
+    "xtick.major.size": 0.0,
+    "ytick.major.size": 0.0,
+    "axes.linewidth": 1.0,
+    "lines.solid_capstyle": "round",
+}
+_WIDTH = 4.4  # inches; narrow, so that text keeps its size on a phone
+_POINTS = 72.0  # SVG units an inch
+_LABEL_CHARS = 18
+FIGURE_CLASSES = 40  # classes at most in the figure; the table has all
+
+
+@dataclass
+class _Labels:
+    """Texts that are put in after drawing, by their stand-ins."""
+
+    texts: list[str]
+
+    def add(self, text: str) -> str:
+        self.texts.append(shorten(text))
+        return f"@{len(self.texts) - 1}@"
+
+
+def shorten(text: str, length: int = _LABEL_CHARS) -> str:
+    """Return printable text of at most `length` characters, an ellipsis in the place of the rest."""
+    flat = "".join(c if c.isprintable() else " " for c in text)
+    return flat if len(flat) <= length else flat[: length - 1] + "\u2026"
+
+
+def gain_figure(verdict: Verdict) -> str:
+    """Return the gain with its interval against zero, in percentage points."""
+    low, high = verdict.interval_points
+    figure, axes = _figure(1.25, left=0.04, bottom=0.45, top=0.42)
+    span = max(abs(low), abs(high), abs(verdict.gain_points), 0.5) * 1.15
+    axes.set_xlim(min(-0.35 * span, low * 1.15), max(0.35 * span, high * 1.15))
+    axes.set_ylim(-1.0, 1.0)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.axvline(0.0, color=INK, linewidth=1.2, linestyle=(0, (3, 3)))
+    axes.plot([low, high], [0, 0], color=ACCENT, linewidth=3)
+    axes.plot([low, low], [-0.22, 0.22], color=ACCENT, linewidth=3)
+    axes.plot([high, high], [-0.22, 0.22], color=ACCENT, linewidth=3)
+    axes.plot([verdict.gain_points], [0], "o", color=ACCENT, markersize=11)
+    for value, y in ((verdict.gain_points, 0.55), (low, -0.75), (high, -0.75)):
+        # Ends that are near each other would be printed over one another.
+        if y > 0 or high - low > 0.12 * span:
+            weight = "bold" if y > 0 else "normal"
+            colour = INK if y > 0 else MUTED
+            axes.text(
+                value, y, _signed(value), ha="center", va="center", weight=weight, color=colour
+            )
+    axes.text(0.0, 1.2, "no gain", ha="center", va="bottom", color=MUTED, size=10)
+    axes.set_xlabel("gain in balanced accuracy, percentage points")
+    text = (
+        f"Gain {_signed(verdict.gain_points)} points, {100 * verdict.confidence:g} % interval "
+        f"{_signed(low)} to {_signed(high)}; zero would be no gain."
+    )
+    return _svg(figure, "gain", text, [])
+
+
+def arms_figure(verdict: Verdict) -> str:
+    """Return test balanced accuracy of each arm: dot at the mean, whisker one SD over seeds."""
+    arms = list(verdict.arms)
+    labels = _Labels([])
+    names = [labels.add(arm.name) for arm in arms]
+    figure, axes = _figure(0.75 + 0.27 * len(arms), left=_label_inches(arms_names(arms)))
+    rows = np.arange(len(arms))[::-1]
+    for row, arm in zip(rows, arms, strict=True):
+        spread = arm.test_balanced_accuracy
+        mean, sd = 100 * spread.mean, 100 * spread.sd
+        chosen = arm.name in (verdict.best_baseline, verdict.best_mixed)
+        colour = {"baseline": REAL, "mixed": MIXED, "synthetic_only": MUTED}[arm.role]
+        axes.plot([mean - sd, mean + sd], [row, row], color=colour, linewidth=2)
+        axes.plot(
+            [mean],
+            [row],
+            "o",
+            color=colour if chosen else "none",
+            markeredgecolor=colour,
+            markeredgewidth=1.8,
+            markersize=9 if chosen else 6.5,
+        )
+    _rows_axis(axes, rows, names)
+    axes.set_xlabel("test balanced accuracy, % (mean \u00b1 1 SD over seeds)")
+    axes.margins(x=0.06)
+    text = "Test balanced accuracy of each arm: " + "; ".join(
+        f"{arm.name} {100 * arm.test_balanced_accuracy.mean:.1f} %" for arm in arms
+    )
+    return _svg(figure, "arms", text, labels.texts)
+
+
+def class_figure(classes: Sequence[ClassGain]) -> str:
+    """Return each class's gain with its interval, in the given order, top to bottom."""
+    labels = _Labels([])
+    names = [labels.add(f"{one.name}") for one in classes]
+    height = 0.75 + 0.24 * len(classes)
+    figure, axes = _figure(height, left=_label_inches([one.name for one in classes]))
+    rows = np.arange(len(classes))[::-1]
+    axes.axvline(0.0, color=INK, linewidth=1.0, linestyle=(0, (3, 3)))
+    for row, one in zip(rows, classes, strict=True):
+        sure = one.low_points > 0 or one.high_points < 0
+        colour = MIXED if sure else MUTED
+        axes.plot([one.low_points, one.high_points], [row, row], color=colour, linewidth=2)
+        axes.plot(
+            [one.gain_points],
+            [row],
+            "o",
+            color=colour if sure else "none",
+            markeredgecolor=colour,
+            markeredgewidth=1.8,
+            markersize=6.5,
+        )
+    _rows_axis(axes, rows, names)
+    axes.set_xlabel("gain in recall, percentage points")
+    text = "Gain in recall of each class with its interval; the numbers are in the table."
+    return _svg(figure, "classes", text, labels.texts)
+
+
+def curve_figure(
+    loss: Sequence[tuple[int, float]], heldout: Sequence[tuple[int, float, float]]
+) -> str:
+    """Return the loss of training batches, and that of fixed training and validation rows.
+
+    Args:
+        loss: (step, loss) of single batches.
+        heldout: (step, loss of training rows, loss of validation rows).
+    """
+    figure, axes = _figure(2.5, left=0.62)
+    smooth = smoothed([value for _, value in loss])
+    lines = [("training batches, smoothed", MUTED, 1.4, [step for step, _ in loss], smooth)]
+    steps = [step for step, _, _ in heldout]
+    lines.append(("training rows", REAL, 2.0, steps, [value for _, value, _ in heldout]))
+    lines.append(("validation rows", MIXED, 2.0, steps, [value for _, _, value in heldout]))
+    for label, colour, width, x, y in lines:
+        if x:
+            mark = "o" if len(x) < 20 and width > 1.5 else None
+            axes.plot(x, y, color=colour, linewidth=width, marker=mark, markersize=4, label=label)
+    positive = [value for line in lines for value in line[4] if value > 0]
+    if positive and min(positive) > 0 and max(positive) / min(positive) > 5:
+        axes.set_yscale("log")
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", labelcolor=MUTED, which="both", color=LINE)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    if any(line[3] for line in lines):
+        axes.legend(frameon=False, loc="upper right", labelcolor=INK, fontsize=10)
+    return _svg(figure, "curve", "Loss by training step; the last values are in the text.", [])
+
+
+def smoothed(values: Sequence[float], window: int = 0) -> list[float]:
+    """Return the running mean over the last `window` values (0: a fortieth of all of them)."""
+    if not values:
+        return []
+    width = window or max(1, len(values) // 40)
+    total = np.cumsum([0.0, *values])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - width)
+    return [float(mean) for mean in (total[ends] - total[starts]) / (ends - starts)]
+
+
+def arms_names(arms: Sequence[ArmResult]) -> list[str]:
+    """Return the names of the arms."""
+    return [arm.name for arm in arms]
+
+
+def _signed(points: float) -> str:
+    return f"{points:+.2f}".replace("-", "\u2212")
+
+
+def _label_inches(names: Sequence[str]) -> float:
+    return 0.2 + 0.083 * max(len(shorten(name)) for name in names)
+
+
+def _figure(
+    height: float, left: float, bottom: float = 0.48, top: float = 0.12
+) -> tuple[Figure, Axes]:
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, height))
+        FigureCanvasSVG(figure)
+        right = 0.1
+        axes = figure.add_axes(
+            (
+                left / _WIDTH,
+                bottom / height,
+                1 - (left + right) / _WIDTH,
+                1 - (bottom + top) / height,
+            )
+        )
+        axes.patch.set_visible(False)
+        figure.patch.set_visible(False)
+    return figure, axes
+
+
+def _rows_axis(axes: Axes, rows: Sequence[int], names: Sequence[str]) -> None:
+    axes.set_yticks(list(rows), list(names))
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color=LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _svg(figure: Figure, name: str, description: str, labels: Sequence[str]) -> str:
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": f"replenish-{name}"}):
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    width, height = figure.get_size_inches() * _POINTS
+    opening = (
+        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-label="{html.escape(description)}">'
+    )
+    text = re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1)
+    # Ids of several figures on one page must differ.
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", text)
+    return re.sub(r"@(\d+)@", lambda m: html.escape(labels[int(m.group(1))]), text)

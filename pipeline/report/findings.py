@@ -1,0 +1,235 @@
+"""What the finished stages found, read back from their folders and checked.
+
+The report stands below the stages, so it reads their JSON files rather than import their code: an
+edit of the training loop does not make a page stale.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import StageError
+from pipeline.folders import Manifest, read_manifest
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Spread(_Record):
+    """Mean and sample standard deviation over seeds, in [0, 1]."""
+
+    mean: float
+    sd: float
+
+
+class ArmResult(_Record):
+    """One arm of the comparison."""
+
+    name: str
+    role: Literal["baseline", "mixed", "synthetic_only"]
+    share: float | None
+    validation_balanced_accuracy: Spread
+    test_balanced_accuracy: Spread
+    test_macro_f1: Spread
+    tail_recall: Spread
+
+
+class ClassGain(_Record):
+    """Gain of one class: recalls in [0, 1], `*_points` in percentage points."""
+
+    name: str
+    training_images: int
+    test_images: int
+    baseline_recall: float
+    mixed_recall: float
+    gain_points: float
+    low_points: float
+    high_points: float
+
+
+class Sizes(_Record):
+    """How much the verdict rests on."""
+
+    training: int
+    validation: int
+    test: int
+    synthetic: int
+    seeds: int
+    bootstrap_resamples: int
+
+
+class Verdict(_Record):
+    """evaluate/verdict.json."""
+
+    decision: Literal["use", "do_not_use"]
+    sentence: str
+    best_baseline: str
+    best_mixed: str
+    winning_share: float
+    gain_points: float
+    interval_points: tuple[float, float]
+    confidence: float
+    tail_gain_points: float
+    tail_classes: list[str]
+    per_class: list[ClassGain]
+    arms: list[ArmResult]
+    n: Sizes
+    steps: int
+    synthetic_available: bool
+
+
+class ClassAccount(_Record):
+    """What became of one class's candidates."""
+
+    name: str
+    wanted: int
+    candidates: int
+    accepted: int
+    shortfall: int
+    reasons: dict[str, int]
+
+
+class Synthesis(_Record):
+    """synthesize/summary.json."""
+
+    generator_digest: str
+    rounds: int
+    candidates: int
+    accepted: int
+    acceptance_rate: float
+    judge_validation_accuracy: float
+    thresholds: dict[str, float]
+    classes: list[ClassAccount]
+
+
+class Preparation(_Record):
+    """prepare/summary.json."""
+
+    classes: list[str]
+    image_size_px: int
+    image_mode: Literal["L", "RGB"]
+    counts: dict[str, dict[str, int]]
+    quarantined: int
+    quarantine_reasons: dict[str, int]
+    conversions: dict[str, int]
+    dataset_digest: str
+
+
+class Training(_Record):
+    """train/summary.json."""
+
+    steps: int
+    parameters: int
+    precision: str
+    generator_digest: str
+    training_images: int
+    final_loss: float
+    validation_loss: float
+
+
+class Assembly(_Record):
+    """assemble/summary.json."""
+
+    decision: str
+    share: float | None
+    real_rows: int
+    synthetic_rows: int
+    dataset_digest: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that the page tells of, images excepted.
+
+    Attributes:
+        manifests: stage name -> manifest, in pipeline order.
+    """
+
+    preparation: Preparation
+    training: Training
+    synthesis: Synthesis
+    verdict: Verdict
+    assembly: Assembly
+    manifests: dict[str, Manifest]
+
+
+_R = TypeVar("_R", bound=_Record)
+
+
+def read_findings(folders: dict[str, Path]) -> Findings:
+    """Read what the stages prepare to assemble left in `folders` (stage name -> folder).
+
+    Raises:
+        StageError: a file is missing or damaged.
+    """
+    return Findings(
+        preparation=read_record(folders["prepare"] / "summary.json", Preparation),
+        training=read_record(folders["train"] / "summary.json", Training),
+        synthesis=read_record(folders["synthesize"] / "summary.json", Synthesis),
+        verdict=read_record(folders["evaluate"] / "verdict.json", Verdict),
+        assembly=read_record(folders["assemble"] / "summary.json", Assembly),
+        manifests={name: need_manifest(folder) for name, folder in folders.items()},
+    )
+
+
+def read_record(path: Path, kind: type[_R]) -> _R:
+    """Return the JSON file as a `kind`; keys that it does not know are left out.
+
+    Raises:
+        StageError: the file is missing, no JSON, or lacks a key.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise StageError(f"{path}: missing; run the stage `{path.parent.name}` again") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "file"
+        raise StageError(
+            f"{path}: damaged ({key}: {first['msg']}); run the stage `{path.parent.name}` again"
+        ) from None
+
+
+def need_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a finished stage folder.
+
+    Raises:
+        StageError: there is none, or it is damaged.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise StageError(f"{folder}: unfinished; run the stage `{folder.name}` again")
+    return manifest
+
+
+def check_lineage(manifests: dict[str, Manifest]) -> None:
+    """Refuse folders that were not made from each other.
+
+    Args:
+        manifests: stage name -> manifest; inputs that are not among them are not looked at.
+
+    Raises:
+        StageError: a stage was made from another version of a folder than the one at hand.
+    """
+    for name, manifest in manifests.items():
+        for needed, digest in manifest.inputs.items():
+            if needed in manifests and manifests[needed].digest != digest:
+                raise StageError(
+                    f"`{name}` was made from another `{needed}` folder than the one at hand "
+                    f"({digest[:12]}, not {manifests[needed].digest[:12]}); "
+                    "run `replenish run` to bring all stages up to date"
+                )
+
+
+def plain_params(manifest: Manifest) -> list[tuple[str, Any]]:
+    """Return the stage's settings as (name, value), nested ones as `outer.inner`."""
+    rows: list[tuple[str, Any]] = []
+    for key, value in sorted(manifest.params.items()):
+        if isinstance(value, dict):
+            rows += [(f"{key}.{inner}", found) for inner, found in sorted(value.items())]
+        else:
+            rows.append((key, value))
+    return rows

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from pipeline.errors import StageError
+from pipeline.metrics.memorization import nearest_real
+
+
+def test_distances_of_a_known_layout():
+    real = np.array([[0.0, 0.0], [4.0, 0.0], [100.0, 0.0]])
+    found = nearest_real(np.array([[1.0, 0.0]]), real)
+    assert found.index.tolist() == [0]
+    assert found.distance[0] == pytest.approx(1 / np.sqrt(2))  # root mean square over D = 2
+    assert found.ratio[0] == pytest.approx(1 / 3)
+
+
+def test_copies_have_ratio_nought_and_new_draws_do_not():
+    random = np.random.default_rng(0)
+    real, new = random.normal(size=(200, 16)), random.normal(size=(50, 16))
+    copies = nearest_real(real[:50], real)
+    assert copies.index.tolist() == list(range(50))
+    assert copies.ratio.max() < 1e-6
+    assert nearest_real(new, real).ratio.min() > 1 / 3
+
+
+def test_it_agrees_with_a_plain_search():
+    random = np.random.default_rng(1)
+    fake, real = random.normal(size=(30, 8)), random.normal(size=(40, 8))
+    plain = np.sqrt(((fake[:, None] - real[None]) ** 2).mean(axis=2))
+    found = nearest_real(fake, real)
+    assert np.array_equal(found.index, plain.argmin(axis=1))
+    assert np.allclose(found.distance, plain.min(axis=1))
+    ordered = np.sort(plain, axis=1)
+    assert np.allclose(found.ratio, ordered[:, 0] / ordered[:, 1])
+
+
+def test_a_training_image_that_is_there_twice_makes_the_ratio_blind_but_not_the_distance():
+    real = np.array([[0.0], [0.0], [5.0]])
+    found = nearest_real(np.array([[0.0]]), real)
+    assert found.ratio[0] == 1
+    assert found.distance[0] == 0
+
+
+def test_bad_features_are_refused():
+    with pytest.raises(StageError, match="1 real rows; .* needs at least 2"):
+        nearest_real(np.zeros((3, 2)), np.zeros((1, 2)))
+    with pytest.raises(StageError, match="not finite"):
+        nearest_real(np.array([[np.nan]]), np.zeros((2, 1)))
+    assert len(nearest_real(np.zeros((0, 2)), np.zeros((2, 2))).ratio) == 0
