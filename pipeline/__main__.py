@@ -7,7 +7,6 @@ Only what a command needs is imported, when it runs. Exit status: 0 done, 1 the 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -201,15 +200,14 @@ def _tracker(
     from contextlib import ExitStack
 
     from pipeline.tracking.console import ConsoleTracker
-    from pipeline.tracking.jsonlines import JsonLinesTracker
+    from pipeline.tracking.jsonlines import JsonLinesTracker, new_run_log
     from pipeline.tracking.tracker import FanOut
 
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     with ExitStack() as stack:
         console = stack.enter_context(ConsoleTracker())
         trackers: list[Tracker] = [
             console,
-            stack.enter_context(JsonLinesTracker(Path("runs") / f"{moment}-{name}.jsonl")),
+            stack.enter_context(JsonLinesTracker(new_run_log(Path("runs"), name), console.note)),
         ]
         if mlflow:
             from pipeline.tracking.mlflow import track_run

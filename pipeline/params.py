@@ -319,7 +319,7 @@ def check_params(data: dict[str, Any], origin: str) -> Params:
         InputError: see `load_params`.
     """
     try:
-        # JSON mode keeps `strict` (no "3" for 3) but takes lists where the models hold tuples.
+        # By way of JSON, so that nothing but plain data reaches the models.
         return Params.model_validate_json(json.dumps(data, allow_nan=False))
     except (TypeError, ValueError) as error:
         if isinstance(error, ValidationError):
@@ -331,6 +331,15 @@ def check_params(data: dict[str, Any], origin: str) -> Params:
         ) from None
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML without aliases, which could swell a small file to gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed; write the value out")
+        return super().compose_node(parent, index)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(
@@ -340,7 +349,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _MAX_PARAMS_BYTES:
         raise InputError(f"{path}: larger than {_MAX_PARAMS_BYTES} bytes; this is no params file")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         detail = str(error).replace("\n", " ")[:300]
         raise InputError(f"{path}: not readable as YAML: {detail}") from None

@@ -62,7 +62,7 @@ def test_seed_and_execution_reach_every_section(tmp_path: Path) -> None:
         ("- a\n- b\n", "must be a mapping of sections: prepare, train"),
         ("5: {}\n", "must be a mapping of sections"),
         ("train: {steps: 5", "not readable as YAML"),
-        ("a: &a [*a]\n", r"Circular reference"),
+        ("a: &a [*a]\n", r"aliases"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -181,3 +181,12 @@ def test_params_are_frozen_and_flat() -> None:
     assert flat["train.steps"] == params.train.steps
     assert flat["evaluate.mixed_shares"] == "[0.25, 0.5, 0.75]"
     assert not [name for name in flat if "execution" in name]
+
+
+def test_a_file_of_nested_aliases_is_refused_at_once(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
+    path = tmp_path / "params.yaml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"aliases \(\*name\) are not allowed"):
+        load_params(path)

@@ -24,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.data.augment import build_augmentation
 from pipeline.data.images import Images, to_model
 from pipeline.data.store import Samples, concatenate, read_info, read_samples
 from pipeline.device import pick_device, torch_threads, usable_cores
 from pipeline.downstream.arms import Arm, Pools, draw_rows, make_pools
-from pipeline.data.augment import build_augmentation
 from pipeline.errors import StageError
 from pipeline.features.classifier import FitSettings, build_classifier, fit_classifier, predict
 from pipeline.folders import write_bytes

@@ -16,8 +16,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 
-from pipeline.report.findings import ArmResult, ClassGain, Verdict
+from pipeline.report.findings import ClassGain, Verdict
 
 # Stand-in colours: no other colour is drawn, and each becomes a variable of the style sheet.
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
@@ -49,6 +50,7 @@ _STYLE = {
 _WIDTH = 4.4  # inches; narrow, so that text keeps its size on a phone
 _POINTS = 72.0  # SVG units an inch
 _LABEL_CHARS = 18
+_STEPS = [1, 2, 5, 10]  # round distances of ticks
 FIGURE_CLASSES = 40  # classes at most in the figure; the table has all
 
 
@@ -72,26 +74,24 @@ def shorten(text: str, length: int = _LABEL_CHARS) -> str:
 def gain_figure(verdict: Verdict) -> str:
     """Return the gain with its interval against zero, in percentage points."""
     low, high = verdict.interval_points
-    figure, axes = _figure(1.25, left=0.04, bottom=0.45, top=0.42)
+    figure, axes = _figure(2.0, left=0.1, bottom=0.5, top=0.32)
     span = max(abs(low), abs(high), abs(verdict.gain_points), 0.5) * 1.15
     axes.set_xlim(min(-0.35 * span, low * 1.15), max(0.35 * span, high * 1.15))
     axes.set_ylim(-1.0, 1.0)
     axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
     axes.spines["left"].set_visible(False)
     axes.axvline(0.0, color=INK, linewidth=1.2, linestyle=(0, (3, 3)))
+    axes.text(0.0, 1.1, "no gain", ha="center", va="bottom", color=MUTED, size=10)
     axes.plot([low, high], [0, 0], color=ACCENT, linewidth=3)
-    axes.plot([low, low], [-0.22, 0.22], color=ACCENT, linewidth=3)
-    axes.plot([high, high], [-0.22, 0.22], color=ACCENT, linewidth=3)
-    axes.plot([verdict.gain_points], [0], "o", color=ACCENT, markersize=11)
-    for value, y in ((verdict.gain_points, 0.55), (low, -0.75), (high, -0.75)):
-        # Ends that are near each other would be printed over one another.
-        if y > 0 or high - low > 0.12 * span:
-            weight = "bold" if y > 0 else "normal"
-            colour = INK if y > 0 else MUTED
-            axes.text(
-                value, y, _signed(value), ha="center", va="center", weight=weight, color=colour
-            )
-    axes.text(0.0, 1.2, "no gain", ha="center", va="bottom", color=MUTED, size=10)
+    for end in (low, high):
+        axes.plot([end, end], [-0.12, 0.12], color=ACCENT, linewidth=3)
+    axes.plot([verdict.gain_points], [0], "o", color=ACCENT, markersize=12)
+    middle = {"ha": "center", "va": "center"}
+    axes.text(verdict.gain_points, 0.48, _signed(verdict.gain_points), weight="bold", **middle)
+    if high - low > 0.3 * span:  # the texts of near ends would be printed over one another
+        for end in (low, high):
+            axes.text(end, -0.42, _signed(end), color=MUTED, **middle)
     axes.set_xlabel("gain in balanced accuracy, percentage points")
     text = (
         f"Gain {_signed(verdict.gain_points)} points, {100 * verdict.confidence:g} % interval "
@@ -105,7 +105,7 @@ def arms_figure(verdict: Verdict) -> str:
     arms = list(verdict.arms)
     labels = _Labels([])
     names = [labels.add(arm.name) for arm in arms]
-    figure, axes = _figure(0.75 + 0.27 * len(arms), left=_label_inches(arms_names(arms)))
+    figure, axes = _figure(0.75 + 0.27 * len(arms), left=_label_inches([arm.name for arm in arms]))
     rows = np.arange(len(arms))[::-1]
     for row, arm in zip(rows, arms, strict=True):
         spread = arm.test_balanced_accuracy
@@ -123,7 +123,7 @@ def arms_figure(verdict: Verdict) -> str:
             markersize=9 if chosen else 6.5,
         )
     _rows_axis(axes, rows, names)
-    axes.set_xlabel("test balanced accuracy, % (mean \u00b1 1 SD over seeds)")
+    axes.set_xlabel("test balanced accuracy, %")
     axes.margins(x=0.06)
     text = "Test balanced accuracy of each arm: " + "; ".join(
         f"{arm.name} {100 * arm.test_balanced_accuracy.mean:.1f} %" for arm in arms
@@ -134,7 +134,7 @@ def arms_figure(verdict: Verdict) -> str:
 def class_figure(classes: Sequence[ClassGain]) -> str:
     """Return each class's gain with its interval, in the given order, top to bottom."""
     labels = _Labels([])
-    names = [labels.add(f"{one.name}") for one in classes]
+    names = [labels.add(one.name) for one in classes]
     height = 0.75 + 0.24 * len(classes)
     figure, axes = _figure(height, left=_label_inches([one.name for one in classes]))
     rows = np.arange(len(classes))[::-1]
@@ -180,6 +180,10 @@ def curve_figure(
     positive = [value for line in lines for value in line[4] if value > 0]
     if positive and min(positive) > 0 and max(positive) / min(positive) > 5:
         axes.set_yscale("log")
+        # The default labels of a log axis are mathematics, which is switched off.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(axis="y", color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", labelcolor=MUTED, which="both", color=LINE)
@@ -199,11 +203,6 @@ def smoothed(values: Sequence[float], window: int = 0) -> list[float]:
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - width)
     return [float(mean) for mean in (total[ends] - total[starts]) / (ends - starts)]
-
-
-def arms_names(arms: Sequence[ArmResult]) -> list[str]:
-    """Return the names of the arms."""
-    return [arm.name for arm in arms]
 
 
 def _signed(points: float) -> str:
@@ -237,6 +236,7 @@ def _figure(
 def _rows_axis(axes: Axes, rows: Sequence[int], names: Sequence[str]) -> None:
     axes.set_yticks(list(rows), list(names))
     axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)

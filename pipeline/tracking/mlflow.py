@@ -5,7 +5,6 @@ thread and would be lost in workers. The store is `mlflow.db` (SQLite) in the pr
 the files in `mlartifacts/` beside it, unless MLFLOW_TRACKING_URI names another.
 """
 
-import json
 import os
 import re
 import tempfile
@@ -39,11 +38,13 @@ from mlflow.entities import (  # noqa: E402
     RunTag,
 )
 
-from pipeline.folders import WORK, write_json  # noqa: E402
+from pipeline.params import SECTIONS  # noqa: E402
+from pipeline.tracking.facts import run_tags  # noqa: E402
+from pipeline.tracking.memory import run_memory  # noqa: E402
 from pipeline.tracking.tracker import NullTracker, Scalar  # noqa: E402
 
 EXPERIMENT = "replenish"
-MEMORY = "mlflow_run.json"
+LAST_STAGE = SECTIONS[-1]
 PARENT = "mlflow.parentRunId"
 Driver = Literal["run", "stage", "flow"]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -63,10 +64,13 @@ _METRICS_PER_BATCH = 1000
 
 def default_tracking_uri(root: Path) -> str:
     """Return MLFLOW_TRACKING_URI, or else the address of `mlflow.db` in `root`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(root)
+
+
+def local_tracking_uri(root: Path) -> str:
+    """Return the address of `mlflow.db` in `root`."""
     # Quoted: SQLAlchemy would take a `?` or `%` of the path for its own.
-    return os.environ.get("MLFLOW_TRACKING_URI") or (
-        f"sqlite:///{quote(str(root.absolute() / 'mlflow.db'))}"
-    )
+    return f"sqlite:///{quote(str(root.absolute() / 'mlflow.db'))}"
 
 
 class MlflowTracker(NullTracker):
@@ -190,7 +194,10 @@ class MlflowTracker(NullTracker):
 
     def tags(self, values: Mapping[str, str]) -> None:
         """See Tracker."""
-        tags = [RunTag(_key(k), str(v)[:_TAG_CHARACTERS]) for k, v in values.items()]
+        named = {_key(k): str(v)[:_TAG_CHARACTERS] for k, v in values.items()}
+        if "git_commit" in named:
+            named["mlflow.source.git.commit"] = named["git_commit"]  # MLflow's page shows this
+        tags = [RunTag(key, value) for key, value in named.items()]
         if tags:
             self._send(lambda client: client.log_batch(self._run_id, tags=tags))
 
@@ -283,41 +290,6 @@ def _unfinished(client: MlflowClient, run_id: str) -> Run | None:
     return run if alive else None
 
 
-class RunMemory:
-    """Which MLflow run belongs to an artifacts folder: `<artifacts>/.work/mlflow_run.json`.
-
-    It lets stages that are run one by one, as DVC does, and a run repeated after a kill share
-    one MLflow run.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Remember in the file `path`."""
-        self.path = path
-
-    def recall(self, params_digest: str) -> str | None:
-        """Return the run id kept for these params, or None."""
-        try:
-            data = json.loads(self.path.read_text(encoding="utf-8"))
-            if data["params_digest"] == params_digest:
-                run_id = data["run_id"]
-                return run_id if re.fullmatch(r"[0-9a-f]{32}", run_id) else None
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        return None
-
-    def keep(self, params_digest: str, run_id: str) -> None:
-        """Keep the run id; a folder that cannot be written is left to the stages to report."""
-        try:
-            write_json(self.path, {"params_digest": params_digest, "run_id": run_id})
-        except OSError:
-            pass
-
-
-def run_memory(artifacts: Path) -> RunMemory:
-    """Return the memory of an artifacts folder."""
-    return RunMemory(artifacts / WORK / MEMORY)
-
-
 @contextmanager
 def track_run(
     artifacts: Path,
@@ -326,7 +298,6 @@ def track_run(
     driver: Driver,
     *,
     warn: Callable[[str], None],
-    stage: str | None = None,
     root: Path | None = None,
     params: Mapping[str, Scalar] | None = None,
     tags: Mapping[str, str] | None = None,
@@ -340,13 +311,12 @@ def track_run(
     Args:
         artifacts: the artifacts folder.
         params_digest: `Params.digest()`.
-        name: name of a new run.
+        name: name of a new run; with the driver `stage`, the stage.
         driver: who drives: all stages in one go (`run`, `flow`) or one of them (`stage`).
         warn: told once when MLflow cannot be reached.
-        stage: with the driver `stage`, which one.
         root: the project folder that holds mlflow.db; the working directory by default.
         params: `Params.flat()`.
-        tags: labels, see `facts.run_tags`.
+        tags: more labels, besides git's and dvc.lock's.
     """
     root = Path.cwd() if root is None else root
     memory = run_memory(artifacts)
@@ -355,7 +325,7 @@ def track_run(
         client, run = open_run(
             default_tracking_uri(root),
             EXPERIMENT,
-            name,
+            "stages" if driver == "stage" else name,
             memory.recall(params_digest),
             artifact_root=root / "mlartifacts",
         )
@@ -364,7 +334,9 @@ def track_run(
     except Exception as error:
         warn(f"MLflow: the store cannot be opened ({_first_line(error)}); going on without it")
     tracker.params(params or {})
-    tracker.tags({"driver": driver, "params_digest": params_digest, **(tags or {})})
+    tracker.tags(
+        {"driver": driver, "params_digest": params_digest, **run_tags(root), **(tags or {})}
+    )
     status: Status = "FAILED"
     try:
         yield tracker
@@ -373,7 +345,7 @@ def track_run(
         status = "KILLED"
         raise
     finally:
-        if status == "FINISHED" and driver == "stage" and stage != "report":
+        if status == "FINISHED" and driver == "stage" and name != LAST_STAGE:
             tracker.flush()
         else:
             tracker.end(status)

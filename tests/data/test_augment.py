@@ -4,7 +4,7 @@ from importlib import metadata
 import numpy as np
 import pytest
 
-from pipeline.downstream import augment as module
+from pipeline.data import augment as module
 from pipeline.data.augment import Policy, build_augmentation
 from pipeline.errors import InputError
 

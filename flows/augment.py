@@ -1,0 +1,249 @@
+"""The flow `augment`: all stages in order, each a Prefect task, with retries and a record.
+
+`python -m flows.augment` runs it in this process, on Prefect's temporary server unless
+PREFECT_API_URL names one. It calls the same stage functions as `replenish run` and `dvc repro`.
+"""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Failed
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.shown import show_results
+from flows.tracking import PrefectTracker
+from pipeline.errors import InputError, StageError
+from pipeline.params import Params, StageName, load_params
+from pipeline.stages import STAGES
+from pipeline.stages.running import run_stage
+from pipeline.tracking.facts import StageClock, log_results, outcome_lines, read_verdict
+from pipeline.tracking.jsonlines import JsonLinesTracker, new_run_log
+from pipeline.tracking.tracker import FanOut, Tracker
+
+RETRIES = 2
+RETRY_DELAY_SECONDS = 10.0
+
+
+class Changes(BaseModel):
+    """What to change against the params file; an empty field leaves it as it is there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Literal["digits", "folder", "idx"] | None = Field(
+        None, description="digits (embedded), folder (class/*.png) or idx (MNIST's format)"
+    )
+    path: str | None = Field(None, description="folder of the images of `folder` and `idx`")
+    seed: int | None = Field(None, ge=0, lt=2**31, description="root seed")
+    train_steps: int | None = Field(
+        None, ge=1, le=10_000_000, description="optimiser steps of the diffusion model"
+    )
+    images_per_class: int | None = Field(
+        None, ge=0, le=1_000_000, description="accepted synthetic images of each class"
+    )
+    guidance: float | None = Field(None, ge=0.0, le=20.0, description="1 = none (classifier-free)")
+    comparison_seeds: int | None = Field(
+        None, ge=2, le=1000, description="paired repetitions of each classifier arm"
+    )
+    comparison_steps: int | None = Field(
+        None, ge=1, description="optimiser steps of each classifier"
+    )
+
+    def overrides(self) -> tuple[str, ...]:
+        """Return the changes as `section.key=value`."""
+        return tuple(
+            f"{_KEYS[name]}={json.dumps(value)}"
+            for name, value in self.model_dump(mode="json", exclude_none=True).items()
+        )
+
+
+_KEYS = {
+    "source": "prepare.source",
+    "path": "prepare.path",
+    "seed": "seed",
+    "train_steps": "train.steps",
+    "images_per_class": "synthesize.images_per_class",
+    "guidance": "synthesize.guidance",
+    "comparison_seeds": "evaluate.seeds",
+    "comparison_steps": "evaluate.steps",
+}
+
+
+def _may_pass(_task: object, _run: object, state: State[Any]) -> bool:
+    """Say whether trying again can help: what the user gave, or a broken result, stays so."""
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, InputError | StageError)
+
+
+# The stage's folder is its cache, with a key of its own; Prefect is to keep none.
+@task(retries=RETRIES, retry_condition_fn=_may_pass, cache_policy=NO_CACHE, log_prints=False)
+def run_one(
+    name: StageName, params: Params, artifacts: Path, tracker: Tracker, force: bool
+) -> dict[str, Any]:
+    """Bring one stage up to date; the task takes the stage's name."""
+    summary = run_stage(name, params, artifacts, tracker, force=force)
+    return summary.model_dump(mode="json")
+
+
+@flow(name="augment", validate_parameters=True, log_prints=False)
+def augment(
+    params_file: Annotated[
+        str, Field(min_length=1, description="params file, in the project folder")
+    ] = "params.yaml",
+    artifacts: Annotated[
+        str, Field(min_length=1, description="folder that holds the stages' folders")
+    ] = "artifacts",
+    changes: Annotated[
+        Changes, Field(description="what to change against the params file")
+    ] = Changes(),  # noqa: B008 - frozen
+    more: Annotated[
+        tuple[str, ...], Field(description="further changes, each section.key=value")
+    ] = (),
+    force: Annotated[bool, Field(description="do every stage again, up to date or not")] = False,
+    mlflow: Annotated[bool, Field(description="record the run in MLflow")] = True,
+) -> dict[str, Any] | State[Any]:
+    """Top up a labelled image set with synthetic images, and say whether that helped."""
+    # A returned state carries the message alone: an error of the user's needs no traceback.
+    try:
+        params = load_params(Path(params_file), (*changes.overrides(), *more))
+        return _run_all(params, Path(artifacts), force, mlflow)
+    except (InputError, StageError) as error:
+        return Failed(message=str(error), data=error)
+
+
+def _run_all(params: Params, artifacts: Path, force: bool, mlflow: bool) -> dict[str, Any]:
+    logger = get_run_logger()
+    clock = StageClock()
+    mlflow_run_id = ""
+    with ExitStack() as stack:
+        log = JsonLinesTracker(new_run_log(Path("runs"), "flow"), warn=logger.warning)
+        trackers: list[Tracker] = [
+            clock,
+            PrefectTracker(logger),
+            stack.enter_context(log),
+        ]
+        if mlflow:
+            # MLflow takes seconds to import: only where it is wanted.
+            from pipeline.tracking.mlflow import track_run
+
+            tags = {"prefect_flow_run_id": str(flow_run.id or "")}
+            recorded = stack.enter_context(
+                track_run(
+                    artifacts,
+                    params.digest(),
+                    str(flow_run.name or "augment"),
+                    "flow",
+                    warn=logger.warning,
+                    tags=tags,
+                )
+            )
+            trackers.append(recorded)
+            mlflow_run_id = recorded.run_id
+        tracker = FanOut(trackers)
+        tracker.params(params.flat())
+        for name in STAGES:
+            # The files of a stage are its cache, with a key of its own: Prefect keeps none.
+            one = run_one.with_options(
+                name=name, task_run_name=name, retry_delay_seconds=RETRY_DELAY_SECONDS
+            )
+            one(name, params, artifacts, tracker, force)
+        log_results(artifacts, tracker)
+    show_results(artifacts, mlflow_run_id)
+    verdict = read_verdict(artifacts)
+    return {
+        "decision": verdict.get("decision"),
+        "sentence": verdict.get("sentence"),
+        "gain_points": verdict.get("gain_points"),
+        "report": str(artifacts / "report" / "index.html"),
+        "mlflow_run_id": mlflow_run_id,
+        "seconds": {name: round(value, 1) for name, value in clock.seconds.items()},
+    }
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(epilog="Example: python -m flows.augment --set train.steps=500 --no-mlflow")
+def command(
+    params: Annotated[Path, typer.Option("--params", help="Params file.", metavar="FILE")] = Path(
+        "params.yaml"
+    ),
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="SECTION.KEY=VALUE", help="Override one param; may be repeated."
+        ),
+    ] = None,
+    artifacts: Annotated[
+        Path, typer.Option("--artifacts", help="Folder of the stages' folders.", metavar="DIR")
+    ] = Path("artifacts"),
+    force: Annotated[
+        bool, typer.Option("--force", help="Do it again even if it is up to date.")
+    ] = False,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow/--no-mlflow", help="Record the run in MLflow (mlflow.db).")
+    ] = True,
+) -> None:
+    """Run the flow `augment` in this process and say what came of it."""
+    load_params(params, tuple(overrides or ()))  # a wrong params file needs no server
+    _need_server()
+    try:
+        outcome: dict[str, Any] = augment(
+            params_file=str(params),
+            artifacts=str(artifacts),
+            more=tuple(overrides or ()),
+            force=force,
+            mlflow=mlflow,
+        )  # type: ignore[assignment]
+    except KeyboardInterrupt:  # here, because typer would make "Aborted." of it
+        _fail("interrupted; run the same command again to go on from here", 130)
+    for line in outcome_lines(artifacts, outcome["seconds"]):
+        typer.echo(line)
+
+
+def _need_server() -> None:
+    try:
+        with get_client(sync_client=True) as client:
+            failure = client.api_healthcheck()
+            address = client.api_url
+    except Exception as error:  # a busy port, a time-out, a broken database: all end here
+        raise StageError(
+            f"Prefect's temporary server did not start ({type(error).__name__}: {error}); "
+            "`make ui` starts one that stays, to be named in PREFECT_API_URL; "
+            "`replenish run` does the same work without Prefect"
+        ) from None
+    if failure is not None:
+        raise StageError(
+            f"the Prefect server at {address} does not answer ({type(failure).__name__}: "
+            f"{failure}); start it (`make ui`), or unset PREFECT_API_URL to use a temporary one"
+        )
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 the work failed, 2 the input cannot be used."""
+    try:
+        app(arguments, standalone_mode=True)
+    except InputError as error:
+        _fail(error, 2)
+    except StageError as error:
+        _fail(error, 1)
+    except Exception as error:  # Prefect has logged the traceback already
+        _fail(f"{type(error).__name__}: {error}", 1)
+    raise SystemExit(0)
+
+
+def _fail(error: object, status: int) -> NoReturn:
+    for line in str(error).splitlines() or [""]:
+        typer.echo(f"error: {line}", err=True)
+    raise SystemExit(status) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""The page: findings, figures and images, put into the template.
+
+One HTML file that asks nothing of a network: style and figures are inline, images are `data:`
+addresses, there is no script, and a Content-Security-Policy forbids all else.
+"""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.data.store import read_info
+from pipeline.errors import StageError
+from pipeline.report.figures import (
+    FIGURE_CLASSES,
+    arms_figure,
+    class_figure,
+    curve_figure,
+    gain_figure,
+)
+from pipeline.report.findings import ArmResult, Findings, plain_params
+from pipeline.report.gallery import (
+    Example,
+    Sheets,
+    contact_sheets,
+    count_reasons,
+    find_examples,
+    shown_px,
+)
+
+PAGE_BYTES = 5_000_000
+
+_BASELINES = {
+    "real": "real rows as they come",
+    "real_balanced": "real rows, every class drawn equally often",
+    "real_augmented": "balanced, each image lightly augmented",
+    "real_augmented_strong": "balanced, each image strongly augmented",
+}
+_SPLITS = ("train", "validation", "test", "pool")
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The images of the page."""
+
+    sheets: Sheets
+    accepted: list[Example]
+    rejected: list[Example]
+    side_px: int
+    sharp: bool
+
+
+def read_gallery(
+    prepared: Path, synthesized: Path, findings: Findings, images_per_class: int, examples: int
+) -> Gallery:
+    """Choose the images and read them.
+
+    Args:
+        prepared: prepare's folder.
+        synthesized: synthesize's folder; its rejected store may be absent.
+        findings: of all stages.
+        images_per_class: most images of each kind in a contact sheet.
+        examples: most accepted and most rejected examples.
+    """
+    dataset, accepted = prepared / "dataset", synthesized / "accepted"
+    side, sharp = shown_px(read_info(dataset).image_size_px)
+    return Gallery(
+        sheets=contact_sheets(dataset, accepted, findings.verdict, images_per_class),
+        accepted=find_examples(accepted, dataset, examples),
+        rejected=find_examples(synthesized / "rejected", dataset, examples),
+        side_px=side,
+        sharp=sharp,
+    )
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[float, ...]]:
+    """Return the named columns of a CSV of numbers, row by row; a row with a gap is left out.
+
+    Raises:
+        StageError: the file or a column is missing, or a value is no number.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [[row[name] for name in columns] for row in csv.DictReader(file)]
+        return [tuple(float(value) for value in row) for row in rows if all(row)]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise StageError(
+            f"{path}: not readable ({error!r}); run the stage `{path.parent.name}` again"
+        ) from None
+
+
+def render(
+    title: str,
+    findings: Findings,
+    gallery: Gallery,
+    reasons: Mapping[str, str],
+    loss: list[tuple[float, ...]],
+    heldout: list[tuple[float, ...]],
+) -> str:
+    """Return the page.
+
+    Args:
+        title: heading, as the user set it.
+        findings: of all stages.
+        gallery: images to show.
+        reasons: reason of a rejection -> what it means, in plain words.
+        loss: (step, loss) of training batches.
+        heldout: (step, loss of training rows, loss of validation rows).
+
+    Raises:
+        StageError: the page would be larger than `PAGE_BYTES`.
+    """
+    verdict = findings.verdict
+    thin = sorted(verdict.per_class, key=lambda one: one.training_images)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(points=signed_points, percent=percent, value=plain_value)
+    page = environment.get_template("page.html.j2").render(
+        title=title,
+        f=findings,
+        v=verdict,
+        use=verdict.decision == "use",
+        figures={
+            # Drawn here, of escaped text alone.
+            "gain": Markup(gain_figure(verdict)),
+            "arms": Markup(arms_figure(verdict)),
+            "classes": Markup(class_figure(thin[:FIGURE_CLASSES])),
+            "curve": Markup(
+                curve_figure(
+                    [(int(step), value) for step, value in loss],
+                    [(int(step), train, valid) for step, train, valid in heldout],
+                )
+            ),
+        },
+        thin=thin,
+        figure_classes=FIGURE_CLASSES,
+        arms=[(arm, describe_arm(arm)) for arm in verdict.arms],
+        gallery=gallery,
+        reasons=reasons,
+        reason_counts=count_reasons(one.reasons for one in findings.synthesis.classes),
+        splits=[split for split in _SPLITS if split in findings.preparation.counts],
+        settings=[(name, plain_params(m)) for name, m in findings.manifests.items()],
+    )
+    if len(page.encode()) > PAGE_BYTES:
+        raise StageError(
+            f"report: the page would have {len(page.encode()):,} bytes, more than {PAGE_BYTES:,}; "
+            "lower report.images_per_class or report.examples"
+        )
+    return page
+
+
+def describe_arm(arm: ArmResult) -> str:
+    """Return what the arm trains on, in plain words."""
+    if arm.role == "mixed":
+        return f"{100 * (arm.share or 0.0):g} % of draws synthetic, the rest real; balanced"
+    if arm.role == "synthetic_only":
+        return "synthetic rows alone; balanced"
+    return _BASELINES.get(arm.name, "real rows")
+
+
+def signed_points(value: float) -> str:
+    """Return percentage points with their sign; the minus is a true one."""
+    return f"{value:+.2f}".replace("-", "\u2212")
+
+
+def percent(value: float) -> str:
+    """Return a share in [0, 1] as a number of percent, without the sign."""
+    return f"{100 * value:.1f}"
+
+
+def plain_value(value: Any) -> str:
+    """Return a setting as the page shows it."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.6g}" if isinstance(value, float) else json.dumps(value)

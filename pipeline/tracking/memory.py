@@ -1,0 +1,45 @@
+"""Which tracked run an artifacts folder belongs to: `<artifacts>/.work/mlflow_run.json`.
+
+It lets stages that are run one by one, as DVC does, and a run repeated after a kill share one run.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.folders import WORK, write_json
+
+MEMORY = "mlflow_run.json"
+
+
+@dataclass(frozen=True)
+class RunMemory:
+    """Remembers one run id, with the digest of the params that it ran with.
+
+    Attributes:
+        path: the file.
+    """
+
+    path: Path
+
+    def recall(self, params_digest: str) -> str | None:
+        """Return the run id kept for these params, or None; a damaged file counts as none."""
+        try:
+            data = json.loads(self.path.read_text(encoding="utf-8"))
+            run_id = str(data["run_id"]) if data["params_digest"] == params_digest else ""
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return run_id if re.fullmatch(r"[0-9a-f]{32}", run_id) else None
+
+    def keep(self, params_digest: str, run_id: str) -> None:
+        """Keep the run id; a folder that cannot be written is left to the stages to report."""
+        try:
+            write_json(self.path, {"params_digest": params_digest, "run_id": run_id})
+        except OSError:
+            pass
+
+
+def run_memory(artifacts: Path) -> RunMemory:
+    """Return the memory of an artifacts folder."""
+    return RunMemory(artifacts / WORK / MEMORY)

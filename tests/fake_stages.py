@@ -1,0 +1,327 @@
+"""Finished stage folders, written by the contracts of the stages but without their work.
+
+The real images are scikit-learn's digits; other digits, a little noisy, pass for synthetic ones.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from pipeline.data.store import Samples, concatenate, make_samples, write_store
+from pipeline.folders import read_manifest, write_bytes, write_json, write_manifest
+from pipeline.hashing import digest_json
+from pipeline.params import Params
+from pipeline.stages import STAGES
+
+DIGITS = tuple(f"digit {k}" for k in range(10))
+GENERATOR = digest_json("generator")
+_REJECTIONS = ("disagrees", "unsure", "copy_ratio", "copy_distance", "repeat", "surplus")
+
+
+@dataclass(frozen=True)
+class Fake:
+    """What the fake stages found.
+
+    Attributes:
+        classes: class names, at most 10 unless `training` says otherwise.
+        training: real training images of each class.
+        accepted: accepted synthetic images of each class.
+        rejected: rejected images of each class; None: there is no rejected store.
+        decision: of the verdict.
+        gain: gain in points, low, high.
+    """
+
+    classes: Sequence[str] = DIGITS[:3]
+    training: Sequence[int] = (6, 4, 2)
+    accepted: Sequence[int] = (0, 2, 4)
+    rejected: Sequence[int] | None = (0, 2, 3)
+    held_out: int = 3
+    mode: str = "L"
+    repeat_px: int = 1
+    decision: str = "use"
+    share: float = 0.5
+    gain: tuple[float, float, float] = (3.1, 1.2, 5.0)
+    params: Params = field(default_factory=Params)
+
+
+def write_stages(root: Path, fake: Fake | None = None) -> dict[str, Path]:
+    """Write the folders prepare, train, synthesize and evaluate; return name -> folder."""
+    fake = fake or Fake()
+    source = _Digits(fake)
+    folders = {name: root / name for name in ("prepare", "train", "synthesize", "evaluate")}
+    real = concatenate(
+        [
+            source.rows(fake.training, "train"),
+            source.rows([fake.held_out] * len(fake.classes), "validation"),
+            source.rows([fake.held_out] * len(fake.classes), "test"),
+        ]
+    )
+    _write_prepare(folders["prepare"], fake, real)
+    _write_train(folders["train"], fake, real)
+    _write_synthesize(folders["synthesize"], fake, real, source)
+    write_evaluate(folders["evaluate"], fake)
+    return folders
+
+
+def finish(folder: Path, params: Params) -> None:
+    """Write the manifest of a folder whose inputs lie beside it."""
+    inputs: dict[str, str] = {}
+    for needed in STAGES[folder.name].inputs:
+        manifest = read_manifest(folder.parent / needed)
+        if manifest is not None:
+            inputs[needed] = manifest.digest
+    section = getattr(params, folder.name)
+    write_manifest(folder, folder.name, "key", section.identity(), inputs)
+
+
+class _Digits:
+    """Gives digits, no one twice; class k shows digit k modulo 10."""
+
+    def __init__(self, fake: Fake) -> None:
+        self._fake = fake
+        data = load_digits()
+        self._images = (data.images * 15).astype(np.uint8)
+        self._rows = [np.flatnonzero(data.target == k) for k in range(10)]
+        self._used = [0] * 10
+        self._random = np.random.default_rng(0)
+
+    def rows(
+        self, counts: Sequence[int], split: str, origin: str = "real", noise: int = 6
+    ) -> Samples:
+        images, labels = [], []
+        for label, count in enumerate(counts):
+            for _ in range(count):
+                images.append(self._draw(label, noise))
+                labels.append(label)
+        side = 8 * self._fake.repeat_px
+        shape = (len(images), side, side, 1 if self._fake.mode == "L" else 3)
+        pixels = np.asarray(images, dtype=np.uint8).reshape(shape)
+        return make_samples(pixels, np.asarray(labels, dtype=np.int64), split, origin)
+
+    def _draw(self, label: int, noise: int) -> np.ndarray:
+        k = label % 10
+        row = self._rows[k][self._used[k] % len(self._rows[k])]
+        self._used[k] += 1
+        image = self._images[row].astype(int)
+        # Noise keeps equal digits apart: no two rows have the same pixels.
+        image = (image + self._random.integers(0, noise, image.shape)).clip(0, 255)
+        image = image.astype(np.uint8).repeat(self._fake.repeat_px, 0)
+        image = image.repeat(self._fake.repeat_px, 1)[:, :, None]
+        if self._fake.mode == "RGB":
+            image = np.concatenate([image, image // 2, 255 - image], axis=2)
+        return image
+
+
+def _store(folder: Path, fake: Fake, rows: Samples) -> Any:
+    side = 8 * fake.repeat_px
+    return write_store(folder, rows, fake.classes, side, fake.mode)  # type: ignore[arg-type]
+
+
+def _write_prepare(folder: Path, fake: Fake, real: Samples) -> None:
+    info = _store(folder / "dataset", fake, real)
+    line = {"file": "digit 0/broken.png", "reason": "unreadable", "detail": "truncated"}
+    write_bytes(folder / "quarantine.jsonl", (json.dumps(line) + "\n").encode())
+    summary = {
+        "classes": list(fake.classes),
+        "image_size_px": info.image_size_px,
+        "image_mode": fake.mode,
+        "counts": info.counts,
+        "quarantined": 1,
+        "quarantine_reasons": {"unreadable": 1},
+        "conversions": {"to grey": 2},
+        "dataset_digest": info.digest,
+    }
+    write_json(folder / "summary.json", summary)
+    finish(folder, fake.params)
+
+
+def _write_train(folder: Path, fake: Fake, real: Samples) -> None:
+    steps = np.arange(25, 2501, 25)
+    random = np.random.default_rng(1)
+    loss = 0.9 * np.exp(-steps / 350) + 0.09 + random.normal(0, 0.008, len(steps))
+    lines = [f"{s},{v:.6f},0.5,0.001" for s, v in zip(steps, loss, strict=True)]
+    write_bytes(
+        folder / "curve.csv", "\n".join(["step,loss,gradient_norm,learning_rate", *lines]).encode()
+    )
+    lines = [
+        f"{s},{0.9 * np.exp(-s / 350) + 0.085:.6f},{0.88 * np.exp(-s / 350) + 0.1:.6f}"
+        for s in range(500, 2501, 500)
+    ]
+    write_bytes(
+        folder / "heldout.csv", "\n".join(["step,train_loss,validation_loss", *lines]).encode()
+    )
+    trained = sorted(i for i, split in zip(real.ids, real.splits, strict=True) if split == "train")
+    write_bytes(folder / "training_ids.txt", "\n".join(trained).encode())
+    summary = {
+        "steps": 2500,
+        "parameters": 1_053_377,
+        "precision": "float32",
+        "generator_digest": GENERATOR,
+        "training_images": len(trained),
+        "final_loss": 0.0921,
+        "validation_loss": 0.1007,
+    }
+    write_json(folder / "summary.json", summary)
+    finish(folder, fake.params)
+
+
+def _candidates(fake: Fake, source: _Digits, counts: Sequence[int], real: Samples) -> Samples:
+    rows = source.rows(counts, "train", "synthetic", noise=40)
+    random = np.random.default_rng(2)
+    n = len(rows)
+    train = [i for i, split in enumerate(real.splits) if split == "train"]
+    columns: dict[str, list[Any]] = {
+        "generator": [GENERATOR] * n,
+        "index": list(range(n)),
+        "seed": [0] * n,
+        "sampler": ["dpmsolver++"] * n,
+        "sampler_steps": [20] * n,
+        "guidance": [1.5] * n,
+        "round": [1] * n,
+        "predicted": [int(label) for label in rows.labels],
+        "confidence": random.uniform(0.6, 1.0, n).tolist(),
+        "margin": random.uniform(0.2, 0.9, n).tolist(),
+        "nearest_id": [],
+        "pixel_distance": [],
+        "pixel_ratio": [],
+        "feature_nearest_id": [],
+        "feature_distance": random.uniform(0.5, 1.5, n).tolist(),
+        "reason": ["accepted"] * n,
+    }
+    flat = real.images[train].reshape(len(train), -1) / 255.0
+    for image in rows.images:
+        gaps = np.sqrt(((flat - image.reshape(1, -1) / 255.0) ** 2).mean(axis=1))
+        first, second = np.argsort(gaps)[:2]
+        columns["nearest_id"].append(real.ids[train[first]])
+        columns["feature_nearest_id"].append(real.ids[train[first]])
+        columns["pixel_distance"].append(float(gaps[first]))
+        columns["pixel_ratio"].append(float(gaps[first] / gaps[second]))
+    rows.extra.update(columns if n else {})
+    return rows
+
+
+def _write_synthesize(folder: Path, fake: Fake, real: Samples, source: _Digits) -> None:
+    accepted = _candidates(fake, source, fake.accepted, real)
+    _store(folder / "accepted", fake, accepted)
+    account: list[dict[str, int]] = [{"accepted": count} for count in fake.accepted]
+    if fake.rejected is not None:
+        rejected = _candidates(fake, source, fake.rejected, real)
+        for row, label in enumerate(rejected.labels):
+            reason = _REJECTIONS[row % len(_REJECTIONS)]
+            rejected.extra["reason"][row] = reason
+            account[label][reason] = account[label].get(reason, 0) + 1
+            if reason == "disagrees":
+                rejected.extra["predicted"][row] = (int(label) + 1) % len(fake.classes)
+                rejected.extra["confidence"][row] *= 0.2
+        _store(folder / "rejected", fake, rejected)
+    classes = [
+        {
+            "name": name,
+            "wanted": count + (label == 1),
+            "candidates": sum(reasons.values()),
+            "accepted": count,
+            "shortfall": int(label == 1),
+            "reasons": reasons,
+        }
+        for label, (name, count, reasons) in enumerate(
+            zip(fake.classes, fake.accepted, account, strict=True)
+        )
+    ]
+    candidates = sum(sum(reasons.values()) for reasons in account)
+    summary = {
+        "generator_digest": GENERATOR,
+        "rounds": 2,
+        "candidates": candidates,
+        "accepted": sum(fake.accepted),
+        "acceptance_rate": sum(fake.accepted) / candidates if candidates else 0.0,
+        "judge_validation_accuracy": 0.947,
+        "thresholds": {"confidence": 0.61, "copy_distance": 0.08, "copy_ratio": 1 / 3},
+        "classes": classes,
+    }
+    write_json(folder / "metrics.json", {"accepted": sum(fake.accepted)})
+    write_json(folder / "summary.json", summary)
+    finish(folder, fake.params)
+
+
+def write_evaluate(folder: Path, fake: Fake) -> None:
+    """Write evaluate/ for the given decision."""
+    gain, low, high = fake.gain
+    available = sum(fake.accepted) > 0
+    chosen = f"mixed_{100 * fake.share:g}"
+    verb = "Use" if fake.decision == "use" else "Do not use"
+    sentence = (
+        f"{verb} the synthetic images: the best mix ({chosen}) changed balanced accuracy by "
+        f"{gain:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}) against the best baseline, "
+        "real_augmented."
+    )
+
+    def arm(name: str, role: str, share: float | None, mean: float) -> dict[str, Any]:
+        return {
+            "name": name,
+            "role": role,
+            "share": share,
+            "validation_balanced_accuracy": {"mean": mean + 0.004, "sd": 0.011},
+            "test_balanced_accuracy": {"mean": mean, "sd": 0.009 + (1 - mean) / 40},
+            "test_macro_f1": {"mean": mean - 0.006, "sd": 0.012},
+            "tail_recall": {"mean": mean - 0.07, "sd": 0.03},
+        }
+
+    base = 0.871
+    arms = [
+        arm("real", "baseline", None, base - 0.042),
+        arm("real_balanced", "baseline", None, base - 0.018),
+        arm("real_augmented", "baseline", None, base),
+        arm(chosen, "mixed", fake.share, base + gain / 100),
+        arm("mixed_75", "mixed", 0.75, base + gain / 100 - 0.007),
+    ]
+    if available:
+        arms.append(arm("synthetic_only", "synthetic_only", 1.0, base - 0.061))
+    order = sorted(range(len(fake.classes)), key=lambda k: fake.training[k])
+    per_class = [
+        {
+            "name": name,
+            "training_images": fake.training[k],
+            "test_images": fake.held_out,
+            "baseline_recall": 0.9 - 0.02 * k % 0.3,
+            "mixed_recall": 0.9 - 0.02 * k % 0.3 + (gain + 1.5 * (k % 4) - 2) / 100,
+            "gain_points": gain + 1.5 * (k % 4) - 2,
+            "low_points": low + 1.5 * (k % 4) - 4,
+            "high_points": high + 1.5 * (k % 4) + 0.5,
+        }
+        for k, name in enumerate(fake.classes)
+    ]
+    verdict = {
+        "decision": fake.decision,
+        "sentence": sentence,
+        "best_baseline": "real_augmented",
+        "best_mixed": chosen,
+        "winning_share": fake.share,
+        "gain_points": gain,
+        "interval_points": [low, high],
+        "confidence": 0.95,
+        "tail_gain_points": 1.5 * gain,
+        "tail_classes": [fake.classes[k] for k in order[:3]],
+        "per_class": per_class,
+        "arms": arms,
+        "n": {
+            "training": sum(fake.training),
+            "validation": fake.held_out * len(fake.classes),
+            "test": fake.held_out * len(fake.classes),
+            "synthetic": sum(fake.accepted),
+            "seeds": 4,
+            "bootstrap_resamples": 2000,
+        },
+        "seeds": [0, 1, 2, 3],
+        "steps": 500,
+        "synthetic_available": available,
+    }
+    write_json(folder / "verdict.json", verdict)
+    write_json(folder / "metrics.json", {"gain_points": gain})
+    summary = {key: verdict[key] for key in ("decision", "sentence", "gain_points")}
+    write_json(folder / "summary.json", summary)
+    finish(folder, fake.params)

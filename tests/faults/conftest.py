@@ -1,0 +1,1 @@
+from e2e.conftest import project  # noqa: F401

@@ -1,0 +1,168 @@
+import json
+import subprocess
+
+import pytest
+
+from pipeline.folders import write_manifest
+from pipeline.hashing import digest_file
+from pipeline.tracking.facts import (
+    StageClock,
+    git_facts,
+    log_results,
+    outcome_lines,
+    read_verdict,
+    run_tags,
+)
+
+VERDICT = {
+    "decision": "use",
+    "sentence": "Use them: \x1b[31m+3 points",
+    "best_baseline": "real_balanced",
+    "best_mixed": "mixed_50",
+    "gain_points": 3.0,
+    "interval_points": [1.0, 5.0],
+    "tail_gain_points": 6.0,
+    "arms": [
+        {
+            "name": name,
+            "role": role,
+            "share": share,
+            **{
+                score: {"mean": mean, "sd": 0.01}
+                for score in (
+                    "validation_balanced_accuracy",
+                    "test_balanced_accuracy",
+                    "test_macro_f1",
+                    "tail_recall",
+                )
+            },
+        }
+        for name, role, share, mean in (
+            ("real_balanced", "baseline", None, 0.9),
+            ("mixed_50", "mixed", 0.5, 0.93),
+        )
+    ],
+}
+
+
+def finish(artifacts, stage, files):
+    folder = artifacts / stage
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    write_manifest(folder, stage, "k", {}, {})
+
+
+@pytest.fixture
+def artifacts(tmp_path):
+    root = tmp_path / "artifacts"
+    info = {"digest": "e" * 64, "counts": {"train": {"a": 6, "b": 4}, "test": {"a": 3, "b": 3}}}
+    finish(root, "prepare", {"summary.json": {"quarantined": 2}, "dataset/dataset.json": info})
+    finish(
+        root,
+        "train",
+        {
+            "summary.json": {"final_loss": 0.5, "validation_loss": 0.75, "parameters": 100},
+            "samples/step-000500.png": "",
+            "samples/step-001000.png": "",
+        },
+    )
+    classes = [{"name": "a", "shortfall": 0}, {"name": "b", "shortfall": 3}]
+    finish(root, "synthesize", {"summary.json": {"accepted": 5, "classes": classes}})
+    finish(root, "evaluate", {"verdict.json": VERDICT, "arms.csv": "name\n"})
+    finish(root, "assemble", {"dataset/dataset.json": info, "dataset/README.md": "card"})
+    finish(root, "report", {"index.html": "<p>"})
+    return root
+
+
+def test_finished_folders_are_told_with_stable_names(artifacts, recording_tracker):
+    log_results(artifacts, recording_tracker, root=artifacts)
+    last = recording_tracker.last_metric
+    assert last("prepare/images") == 16
+    assert last("prepare/quarantined") == 2
+    assert last("synthesize/shortfall") == 3
+    assert (last("evaluate/gain_low_points"), last("evaluate/gain_high_points")) == (1, 5)
+    assert last("evaluate/best_baseline_balanced_accuracy") == 0.9
+    assert last("evaluate/best_mixed_balanced_accuracy") == 0.93
+    assert last("evaluate/use") == 1
+    assert recording_tracker.datasets == [
+        ("prepared-training", "e" * 64, 10, "training"),
+        ("prepared-evaluation", "e" * 64, 6, "evaluation"),
+        ("assembled", "e" * 64, 16, "training"),
+    ]
+    assert [name for _, name in recording_tracker.artifacts] == [
+        "train/step-001000.png",
+        "evaluate/verdict.json",
+        "evaluate/arms.csv",
+        "assemble/dataset/README.md",
+        "report/index.html",
+    ]
+    name, params, metrics = recording_tracker.arms[1]
+    assert (name, params) == ("mixed_50", {"role": "mixed", "share": 0.5})
+    assert metrics["test_balanced_accuracy"] == 0.93
+    assert metrics["test_balanced_accuracy_sd"] == 0.01
+    assert {"decision": "use"} in recording_tracker.tags_calls
+
+
+def test_an_unfinished_a_missing_and_a_damaged_folder_are_passed_over(artifacts, recording_tracker):
+    (artifacts / "train" / "manifest.json").unlink()
+    (artifacts / "prepare" / "manifest.json").write_text("{")
+    (artifacts / "evaluate" / "verdict.json").write_text("{")
+    (artifacts / "synthesize" / "summary.json").write_text('{"accepted": "many", "classes": 3}')
+    log_results(artifacts, recording_tracker, root=artifacts)
+    told = {name for values, _ in recording_tracker.metrics_calls for name in values}
+    assert told == {"synthesize/shortfall"}
+    assert recording_tracker.arms == []
+
+
+def test_the_end_says_arms_verdict_seconds_and_where_to_look(artifacts):
+    (artifacts / "mlflow.db").touch()
+    text = "\n".join(outcome_lines(artifacts, {"prepare": 1.0, "train": 64.0}, root=artifacts))
+    assert "mixed_50       mixed     93.0 +- 1.0" in text
+    assert "Verdict: Use them: \\x1b[31m+3 points" in text
+    assert "Time:    prepare 1.0 s, train 1 min 04 s; 1 min 05 s in all" in text
+    assert f"Report:  {artifacts / 'report' / 'index.html'}" in text
+    assert f"sqlite:///{artifacts / 'mlflow.db'}" in text
+
+
+def test_the_end_of_nothing_is_nothing(tmp_path):
+    assert outcome_lines(tmp_path / "none", root=tmp_path) == []
+    assert read_verdict(tmp_path) == {}
+
+
+def git(folder, *arguments):
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_git_facts_name_the_commit_and_whether_the_tree_is_dirty(tmp_path):
+    assert git_facts(tmp_path / "none") == {}
+    git(tmp_path, "init", "-q")
+    assert git_facts(tmp_path) == {}
+    (tmp_path / "a").write_text("1")
+    git(tmp_path, "add", "a")
+    git(tmp_path, "commit", "-q", "-m", "a")
+    (tmp_path / "untracked").write_text("1")
+    clean = git_facts(tmp_path)
+    assert clean["git_dirty"] == "false"
+    assert len(clean["git_commit"]) == 40
+    (tmp_path / "a").write_text("2")
+    assert git_facts(tmp_path) == {**clean, "git_dirty": "true"}
+
+
+def test_without_git_there_are_no_facts(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_facts(tmp_path) == {}
+
+
+def test_tags_hold_the_digest_of_dvc_lock(tmp_path):
+    (tmp_path / "dvc.lock").write_text("x")
+    assert run_tags(tmp_path)["dvc_lock_sha256"] == digest_file(tmp_path / "dvc.lock")
+
+
+def test_the_clock_keeps_the_seconds_of_a_failed_stage_too():
+    clock = StageClock()
+    with pytest.raises(RuntimeError), clock.stage("train"):
+        raise RuntimeError
+    assert clock.seconds["train"] >= 0
