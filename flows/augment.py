@@ -94,22 +94,29 @@ def run_one(
 
 @flow(name="augment", validate_parameters=True, log_prints=False)
 def augment(
-    params_file: Annotated[
-        str, Field(min_length=1, description="params file, in the project folder")
-    ] = "params.yaml",
-    artifacts: Annotated[
-        str, Field(min_length=1, description="folder that holds the stages' folders")
-    ] = "artifacts",
-    changes: Annotated[
-        Changes, Field(description="what to change against the params file")
-    ] = Changes(),  # noqa: B008 - frozen
-    more: Annotated[
-        tuple[str, ...], Field(description="further changes, each section.key=value")
-    ] = (),
-    force: Annotated[bool, Field(description="do every stage again, up to date or not")] = False,
-    mlflow: Annotated[bool, Field(description="record the run in MLflow")] = True,
+    params_file: str = "params.yaml",
+    artifacts: str = "artifacts",
+    changes: Changes = Changes(),  # noqa: B008 - frozen
+    more: tuple[str, ...] = (),
+    force: bool = False,
+    mlflow: bool = True,
 ) -> dict[str, Any] | State[Any]:
-    """Top up a labelled image set with synthetic images, and say whether that helped."""
+    """Top up a labelled image set with synthetic images, and say whether that helped.
+
+    Prefect's page shows these arguments as a form, with these descriptions.
+
+    Args:
+        params_file: params file, in the project folder.
+        artifacts: folder that holds the stages' folders.
+        changes: what to change against the params file; an empty field leaves it as it is there.
+        more: further changes, each `section.key=value`.
+        force: do every stage again, up to date or not.
+        mlflow: record the run in MLflow.
+
+    Raises:
+        InputError: the params or the data cannot be used; the run's state has the message.
+        StageError: a stage failed; likewise.
+    """
     # A returned state carries the message alone: an error of the user's needs no traceback.
     try:
         params = load_params(Path(params_file), (*changes.overrides(), *more))

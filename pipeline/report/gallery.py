@@ -17,6 +17,7 @@ from pipeline.data.images import ImageMode, decode_png, encode_png
 from pipeline.data.store import iterate_tables, read_info
 from pipeline.report.findings import Verdict
 
+SHEET_CLASSES = 30  # contact sheets at most; nobody looks through more
 SHEET_BYTES = 2_200_000  # of all contact sheets, as base64
 EXAMPLE_BYTES = 1_200_000  # of all examples, likewise
 _SMALL_PX = 64  # larger images are halved until they are no larger
@@ -108,7 +109,7 @@ def contact_sheets(
     order = sorted(range(len(verdict.per_class)), key=lambda k: verdict.per_class[k].training_images)
     sheets: list[ClassSheet] = []
     left = SHEET_BYTES
-    for label in order:
+    for label in order[:SHEET_CLASSES]:
         one = verdict.per_class[label]
         sheet = ClassSheet(
             name=one.name,

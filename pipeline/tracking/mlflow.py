@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from shutil import copyfile
 from typing import Any, Literal
-from urllib.parse import quote
 
 # MLflow reads these while it is imported, so this module sets them first; a user's own value
 # stands. Retries are few because a run must not wait minutes for a server that has gone away.
@@ -69,8 +68,9 @@ def default_tracking_uri(root: Path) -> str:
 
 def local_tracking_uri(root: Path) -> str:
     """Return the address of `mlflow.db` in `root`."""
-    # Quoted: SQLAlchemy would take a `?` or `%` of the path for its own.
-    return f"sqlite:///{quote(str(root.absolute() / 'mlflow.db'))}"
+    # Only these two are quoted: SQLAlchemy takes them for its own and reads the rest as it is.
+    path = str(root.absolute() / "mlflow.db").replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{path}"
 
 
 class MlflowTracker(NullTracker):
