@@ -142,9 +142,10 @@ def _opening(facts: CardFacts) -> str:
             "that they help.\n"
         )
     return (
-        f"Real {kind} in {len(store.classes)} classes (source: `{source}`), with synthetic training "
-        "images from a class-conditional diffusion model that was trained on the real training "
-        "images alone. The column `origin` says which row is which. Validation and test are real.\n"
+        f"Real {kind} in {len(store.classes)} classes (source: `{source}`), with synthetic "
+        "training images from a class-conditional diffusion model that was trained on the real "
+        "training images alone. The column `origin` says which row is which. Validation and test "
+        "are real.\n"
     )
 
 

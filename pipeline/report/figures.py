@@ -1,8 +1,8 @@
 """The figures of the page, as inline SVG that takes its colours from the page's style sheet.
 
-Matplotlib draws; what it cannot say is put in afterwards: CSS variables for its stand-in colours, so
-that a figure follows light and dark, and escaped labels for its stand-in texts, so that a class name
-is never read as markup, mathematics or a missing glyph. Output depends on the data alone.
+Matplotlib draws; what it cannot say is put in afterwards: CSS variables for its stand-in colours,
+so that a figure follows light and dark, and escaped labels for its stand-in texts, so that a class
+name is never read as markup, mathematics or a missing glyph. Output depends on the data alone.
 """
 
 import html
@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -66,7 +67,7 @@ class _Labels:
 
 
 def shorten(text: str, length: int = _LABEL_CHARS) -> str:
-    """Return printable text of at most `length` characters, an ellipsis in the place of the rest."""
+    """Return printable text of at most `length` characters; an ellipsis stands for the rest."""
     flat = "".join(c if c.isprintable() else " " for c in text)
     return flat if len(flat) <= length else flat[: length - 1] + "\u2026"
 
@@ -87,8 +88,9 @@ def gain_figure(verdict: Verdict) -> str:
     for end in (low, high):
         axes.plot([end, end], [-0.12, 0.12], color=ACCENT, linewidth=3)
     axes.plot([verdict.gain_points], [0], "o", color=ACCENT, markersize=12)
-    middle = {"ha": "center", "va": "center"}
-    axes.text(verdict.gain_points, 0.48, _signed(verdict.gain_points), weight="bold", **middle)
+    middle: dict[str, Any] = {"ha": "center", "va": "center"}
+    gain = _signed(verdict.gain_points)
+    axes.text(verdict.gain_points, 0.48, gain, weight="bold", color=INK, **middle)
     if high - low > 0.3 * span:  # the texts of near ends would be printed over one another
         for end in (low, high):
             axes.text(end, -0.42, _signed(end), color=MUTED, **middle)
@@ -106,7 +108,7 @@ def arms_figure(verdict: Verdict) -> str:
     labels = _Labels([])
     names = [labels.add(arm.name) for arm in arms]
     figure, axes = _figure(0.75 + 0.27 * len(arms), left=_label_inches([arm.name for arm in arms]))
-    rows = np.arange(len(arms))[::-1]
+    rows = range(len(arms) - 1, -1, -1)
     for row, arm in zip(rows, arms, strict=True):
         spread = arm.test_balanced_accuracy
         mean, sd = 100 * spread.mean, 100 * spread.sd
@@ -137,7 +139,7 @@ def class_figure(classes: Sequence[ClassGain]) -> str:
     names = [labels.add(one.name) for one in classes]
     height = 0.75 + 0.24 * len(classes)
     figure, axes = _figure(height, left=_label_inches([one.name for one in classes]))
-    rows = np.arange(len(classes))[::-1]
+    rows = range(len(classes) - 1, -1, -1)
     axes.axvline(0.0, color=INK, linewidth=1.0, linestyle=(0, (3, 3)))
     for row, one in zip(rows, classes, strict=True):
         sure = one.low_points > 0 or one.high_points < 0

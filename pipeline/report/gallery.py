@@ -106,7 +106,9 @@ def contact_sheets(
     real = first_images(dataset, images_per_class)
     synthetic = first_images(accepted, images_per_class)
     totals = read_info(accepted).counts.get("train", {})
-    order = sorted(range(len(verdict.per_class)), key=lambda k: verdict.per_class[k].training_images)
+    order = sorted(
+        range(len(verdict.per_class)), key=lambda k: verdict.per_class[k].training_images
+    )
     sheets: list[ClassSheet] = []
     left = SHEET_BYTES
     for label in order[:SHEET_CLASSES]:

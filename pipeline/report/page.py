@@ -162,9 +162,10 @@ def render(
 def describe_arm(arm: ArmResult) -> str:
     """Return what the arm trains on, in plain words."""
     if arm.role == "mixed":
-        return f"{100 * (arm.share or 0.0):g} % of draws synthetic, the rest real; balanced"
+        share = f"{100 * (arm.share or 0.0):g} %"
+        return f"balanced; {share} of draws synthetic, in classes that have synthetic rows"
     if arm.role == "synthetic_only":
-        return "synthetic rows alone; balanced"
+        return "balanced; synthetic rows alone"
     return _BASELINES.get(arm.name, "real rows")
 
 

@@ -40,9 +40,7 @@ def run(params: ReportParams, inputs: Inputs, out: Path, tracker: Tracker) -> Re
     findings = read_findings({str(name): folder for name, folder in inputs.items()})
     check_lineage(findings.manifests)
     loss = read_table(inputs["train"] / "curve.csv", ("step", "loss"))
-    heldout = read_table(
-        inputs["train"] / "heldout.csv", ("step", "train_loss", "validation_loss")
-    )
+    heldout = read_table(inputs["train"] / "heldout.csv", ("step", "train_loss", "validation_loss"))
     step(1)
     gallery = read_gallery(
         inputs["prepare"],

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import yaml
+from fake_stages import Fake, write_stages
+
+from pipeline.data.store import StoreInfo
+from pipeline.folders import read_manifest
+from pipeline.report.card import CardFacts, data_card, escape_markdown
+from pipeline.report.findings import Synthesis, Verdict, read_record
+
+HOSTILE = ("<script>alert(1)</script>", "a | b](x)", "---\nname: !!python/object")
+
+
+def facts(root: Path, fake: Fake, share: float | None) -> CardFacts:
+    folders = write_stages(root, fake)
+    manifests = {name: read_manifest(folder) for name, folder in folders.items()}
+    counts = dict(zip(fake.classes, fake.training, strict=True))
+    store = StoreInfo(tuple(fake.classes), 8, "L", {"train": counts, "test": counts}, "d" * 64)
+    return CardFacts(
+        name="my-data",
+        store=store,
+        synthetic_counts={fake.classes[0]: 1} if share else {},
+        verdict=read_record(folders["evaluate"] / "verdict.json", Verdict),
+        synthesis=read_record(folders["synthesize"] / "summary.json", Synthesis),
+        settings=manifests["synthesize"].params,  # type: ignore[union-attr]
+        source=manifests["prepare"].params,  # type: ignore[union-attr]
+        share=share,
+    )
+
+
+def front_matter(card: str) -> dict:
+    assert card.startswith("---\n")
+    return yaml.safe_load(card.split("---\n", 2)[1])
+
+
+def test_markup_is_escaped() -> None:
+    assert escape_markdown("<b>&") == "&lt;b&gt;&amp;"
+    assert escape_markdown("a|b\nc") == r"a\|b c"
+    assert escape_markdown("[x](http://y)") == r"\[x\]\(http\:\/\/y\)"
+
+
+def test_the_front_matter_holds_hostile_names_as_text(tmp_path: Path) -> None:
+    card = data_card(facts(tmp_path, Fake(classes=HOSTILE), 0.5))
+    matter = yaml.safe_load(card[4 : card.index("\n---\n", 4)])
+    assert matter["replenish"]["classes"] == list(HOSTILE)
+    assert matter["configs"][0]["data_files"] == [
+        {"split": "train", "path": "data/train-*.parquet"},
+        {"split": "test", "path": "data/test-*.parquet"},
+    ]
+    body = card[card.index("\n---\n", 4) + 5 :]
+    assert "<script" not in body
+    assert "\n---\nname" not in body
+
+
+def test_the_card_tells_the_verdict_and_how_images_were_made(tmp_path: Path) -> None:
+    card = data_card(facts(tmp_path, Fake(), 0.5))
+    assert "+3.10 points, 95 % interval +1.20 to +5.00" in card
+    assert "| digit 0 | 5 | 1 | 0 | 6 |" in card  # 6 training rows, one of them synthetic
+    assert "| **All** | **11** | **1** | **0** | **12** |" in card
+    assert "| `disagrees` | 1 |" in card
+    assert "| Guidance | `1.5` |" in card
+    assert "50 % of the draws are synthetic" in card
+    assert "WeightedRandomSampler" in card
+    assert "Never test on synthetic rows" in card
+    assert front_matter(card)["tags"] == ["replenish", "synthetic"]
+
+
+def test_a_card_without_synthetic_rows_says_so(tmp_path: Path) -> None:
+    card = data_card(facts(tmp_path, Fake(decision="do_not_use"), None))
+    assert "No synthetic image is in it" in card
+    assert "lineage of synthetic rows" not in card
+    assert front_matter(card)["tags"] == ["replenish", "real"]

@@ -1,0 +1,253 @@
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fake_stages import DIGITS, Fake, finish, write_stages
+
+from pipeline.errors import StageError
+from pipeline.folders import write_bytes
+from pipeline.params import AssembleParams, Params, ReportParams
+from pipeline.report import page as page_module
+from pipeline.stages.assemble import run as assemble
+from pipeline.stages.report import run
+from pipeline.tracking.tracker import NullTracker
+
+HOSTILE = ("<script>alert(1)</script>", 'x" onload="alert(2)', "long " * 60)
+_VOID = {"meta", "img", "br", "link", "input", "hr"}
+_CHROMIUM = Path("/usr/bin/chromium")
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+def write_page(root: Path, fake: Fake | None = None, tracker=None, **changes) -> Path:
+    folders = write_stages(root, fake)
+    inputs = {name: folders[name] for name in ("prepare", "synthesize", "evaluate")}
+    assemble(AssembleParams(), inputs, root / "assemble", NullTracker())
+    folders["assemble"] = root / "assemble"
+    summary = run(ReportParams(**changes), folders, root / "report", tracker or NullTracker())
+    path = root / "report" / "index.html"
+    assert summary.bytes == path.stat().st_size
+    return path
+
+
+class Page(HTMLParser):
+    """The tags of a page, its text, and whether they nest."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def sections(page: Page) -> list[str | None]:
+    return [attributes["id"] for attributes in page.all("section")]
+
+
+def test_the_page_tells_the_verdict_first(tmp_path: Path, recording_tracker) -> None:
+    path = write_page(tmp_path, tracker=recording_tracker)
+    page = Page(path)
+    text = " ".join(page.text.split())
+    assert "Use the synthetic images: the best mix (mixed_50) changed" in text
+    assert text.index("Use the synthetic images: ") < text.index("What was compared")
+    assert sections(page) == [
+        "meaning",
+        "arms",
+        "classes",
+        "training",
+        "images",
+        "examples",
+        "acceptance",
+        "data",
+        "settings",
+    ]
+    calls = [call for call in recording_tracker.progress_calls if call[0] == "report"]
+    assert calls == [("report", done, 4, "steps") for done in range(5)]
+
+
+def test_the_page_asks_nothing_of_a_network_and_runs_nothing(tmp_path: Path) -> None:
+    page = Page(write_page(tmp_path))
+    policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
+    assert not page.all("script")
+    assert not page.all("link")
+    for _, attributes in page.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), name
+            if name in ("src", "href", "xlink:href", "action", "data", "srcset"):
+                assert (value or "").startswith(("data:image/png;base64,", "#")), value
+    styles = re.findall(r"<style>(.*?)</style>", (tmp_path / "report/index.html").read_text(), re.S)
+    assert len(styles) == 1
+    assert "url(" not in styles[0]
+    assert "@import" not in styles[0]
+
+
+def test_the_page_is_accessible(tmp_path: Path) -> None:
+    page = Page(write_page(tmp_path))
+    assert ("html", {"lang": "en"}) in page.tags
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    images = page.all("img")
+    assert len(images) > 20
+    assert all("alt" in attributes for attributes in images)
+    assert all(attributes.get("scope") in ("col", "row") for attributes in page.all("th"))
+    assert all(attributes.get("aria-label") for attributes in page.all("svg"))
+    ids = Counter(attributes["id"] for _, attributes in page.tags if "id" in attributes)
+    assert max(ids.values()) == 1
+    targets = {(a["href"] or "")[1:] for a in page.all("a")}
+    assert targets <= ids.keys()
+
+
+def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
+    one, two = write_page(tmp_path / "one"), write_page(tmp_path / "two")
+    assert one.read_bytes() == two.read_bytes()
+    assert str(tmp_path) not in one.read_text()
+
+
+def test_hostile_names_are_shown_as_text(tmp_path: Path) -> None:
+    page = Page(write_page(tmp_path, Fake(classes=HOSTILE), title="<b>&amp;"))
+    assert not page.all("script")
+    assert not any("onload" in attributes for _, attributes in page.tags)
+    for name in HOSTILE:
+        assert name in page.text
+    assert "<b>&amp;" in page.text
+
+
+def test_a_no_without_synthetic_images_is_a_whole_page(tmp_path: Path) -> None:
+    fake = Fake(decision="do_not_use", accepted=(0, 0, 0), rejected=None, gain=(0.0, 0.0, 0.0))
+    text = " ".join(Page(write_page(tmp_path, fake)).text.split())
+    assert "Do not use them" in text
+    assert "No synthetic image was accepted" in text
+    assert "No rejected image to show." in text
+    assert "The whole interval lies above zero" not in text
+
+
+def test_an_interval_across_zero_is_called_so(tmp_path: Path) -> None:
+    fake = Fake(decision="do_not_use", gain=(0.4, -0.5, 1.3))
+    text = " ".join(Page(write_page(tmp_path, fake)).text.split())
+    assert "does not lie wholly above zero" in text
+    assert "The whole interval lies above zero" not in text
+
+
+def test_colour_images_without_examples(tmp_path: Path) -> None:
+    text = Page(write_page(tmp_path, Fake(mode="RGB", repeat_px=2), examples=0)).text
+    assert "16 px, colour" in text
+    assert "No example was asked for." in text
+
+
+@pytest.mark.slow
+def test_a_hundred_classes_of_large_images_stay_small(tmp_path: Path) -> None:
+    fake = Fake(
+        classes=[f"class {k}" for k in range(100)],
+        training=[4] * 100,
+        accepted=[3] * 100,
+        rejected=[1] * 100,
+        held_out=1,
+        mode="RGB",
+        repeat_px=16,
+    )
+    path = write_page(tmp_path, fake, examples=200, images_per_class=64)
+    assert path.stat().st_size < 5_000_000
+    text = " ".join(Page(path).text.split())
+    assert "70 further classes are not shown" in text
+    assert "The 40 thinnest of 100 classes" in text
+
+
+def test_a_page_that_would_be_too_large_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(page_module, "PAGE_BYTES", 1000)
+    with pytest.raises(StageError, match=r"more than 1,000; lower report.images_per_class"):
+        write_page(tmp_path)
+
+
+def test_a_damaged_curve_names_the_file(tmp_path: Path) -> None:
+    folders = write_stages(tmp_path)
+    write_bytes(folders["train"] / "curve.csv", b"step,loss\n1,much\n")
+    for name in ("train", "synthesize", "evaluate"):
+        finish(folders[name], Params())
+    inputs = {name: folders[name] for name in ("prepare", "synthesize", "evaluate")}
+    assemble(AssembleParams(), inputs, tmp_path / "assemble", NullTracker())
+    folders["assemble"] = tmp_path / "assemble"
+    with pytest.raises(StageError, match=r"curve.csv: not readable .* run the stage `train` again"):
+        run(ReportParams(), folders, tmp_path / "report", NullTracker())
+
+
+def test_a_stage_of_another_run_is_refused(tmp_path: Path) -> None:
+    write_page(tmp_path)
+    folders = {name: tmp_path / name for name in Params.model_fields if (tmp_path / name).is_dir()}
+    folders.pop("report")
+    write_bytes(folders["train"] / "training_ids.txt", b"other\n")
+    finish(folders["train"], Params())
+    with pytest.raises(StageError, match="`synthesize` was made from another `train` folder"):
+        run(ReportParams(), folders, tmp_path / "report", NullTracker())
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_chromium_shows_the_page(tmp_path: Path, scheme: str) -> None:
+    from playwright.sync_api import sync_playwright
+
+    if not _CHROMIUM.is_file():
+        pytest.fail(f"{_CHROMIUM} is missing: install it with `apt-get install chromium`")
+    fake = Fake(classes=(*HOSTILE, *DIGITS[:3]), training=(9, 8, 7, 6, 4, 2))
+    fake = Fake(**{**fake.__dict__, "accepted": (0, 1, 2, 3, 5, 7), "rejected": (0, 2, 2, 2, 2, 4)})
+    path = write_page(tmp_path, fake)
+    complaints: list[str] = []
+    asked: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(_CHROMIUM), args=_FLAGS)
+        try:
+            context = browser.new_context(
+                viewport={"width": 360, "height": 740}, color_scheme=scheme, locale="en-GB"
+            )
+            tab = context.new_page()
+            tab.on("console", lambda message: complaints.append(message.text))
+            tab.on("pageerror", lambda error: complaints.append(str(error)))
+            tab.on("dialog", lambda dialog: complaints.append(dialog.message))
+            tab.on("request", lambda request: asked.append(request.url.split(",")[0]))
+            tab.goto(path.as_uri())
+            heading = tab.get_by_role("heading", level=1)
+            assert heading.is_visible()
+            assert "Use the synthetic images" in heading.inner_text()
+            for width in (360, 768, 1280):
+                tab.set_viewport_size({"width": width, "height": 740})
+                assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
+            assert tab.evaluate(broken) == 0
+            ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 384) == (scheme == "dark")
+        finally:
+            browser.close()
+    assert complaints == []
+    assert {url for url in asked if url != "data:image/png;base64"} == {path.as_uri()}
