@@ -23,7 +23,9 @@ QUICK = ("train.steps=60", "evaluate.steps=25", "evaluate.seeds=2", "synthesize.
 def main(
     params: Annotated[Path, typer.Option(help="Params file.")] = ROOT / "params.yaml",
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the steps.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here.")
+    ] = None,
 ) -> None:
     """Run the flow once and print what it took."""
     with tempfile.TemporaryDirectory() as folder:

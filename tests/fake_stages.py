@@ -193,8 +193,9 @@ def _candidates(fake: Fake, source: _Digits, counts: Sequence[int], real: Sample
         "feature_distance": random.uniform(0.5, 1.5, n).tolist(),
         "reason": ["accepted"] * n,
     }
-    flat = real.images[train].reshape(len(train), -1) / 255.0
-    for image in rows.images:
+    each = slice(None, None, fake.repeat_px)  # pixels are repeated: one of each is enough
+    flat = real.images[train][:, each, each].reshape(len(train), -1) / 255.0
+    for image in rows.images[:, each, each]:
         gaps = np.sqrt(((flat - image.reshape(1, -1) / 255.0) ** 2).mean(axis=1))
         first, second = np.argsort(gaps)[:2]
         columns["nearest_id"].append(real.ids[train[first]])

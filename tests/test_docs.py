@@ -54,7 +54,7 @@ def commands():
                 yield pytest.param(found[1].split(), id=found[1].strip())
 
 
-@pytest.mark.parametrize("words", commands())
+@pytest.mark.parametrize("words", list(commands()))
 def test_every_command_exists(words):
     program, name, *rest = words
     if program == "make":
