@@ -180,6 +180,8 @@ def _polite_kill_interrupts() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # What is ignored stays so: `nohup make ui` outlives its terminal.
+    before = {number: was for number, was in before.items() if was is not signal.SIG_IGN}
     try:
         for number in before:
             signal.signal(number, interrupt)
