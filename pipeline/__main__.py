@@ -6,7 +6,7 @@ Only what a command needs is imported, when it runs. Exit status: 0 done, 1 the 
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -17,6 +17,7 @@ from pipeline.errors import InputError, StageError
 from pipeline.params import SECTIONS, Params, StageName, load_params
 
 if TYPE_CHECKING:
+    from pipeline.tracking.facts import StageClock
     from pipeline.tracking.tracker import Tracker
 
 app = typer.Typer(
@@ -79,11 +80,11 @@ def run(
         for name in SECTIONS:
             typer.echo(f"{name:<12}{'would run' if name in waiting else 'up to date'}")
         return
-    with _tracker(settings, artifacts, "run", "run", mlflow) as tracker:
+    with _tracker(settings, artifacts, "run", "run", mlflow) as (tracker, clock):
         for name in SECTIONS:
             run_stage(name, settings, artifacts, tracker, force=force)
         log_results(artifacts, tracker)
-    for line in outcome_lines(artifacts):
+    for line in outcome_lines(artifacts, clock.seconds):
         typer.echo(line)
 
 
@@ -101,7 +102,7 @@ def _add_stage_command(name: StageName, help_text: str, example: str) -> None:
         from pipeline.tracking.facts import log_results
 
         settings = load_params(params, tuple(overrides or ()))
-        with _tracker(settings, artifacts, name, "stage", mlflow) as tracker:
+        with _tracker(settings, artifacts, name, "stage", mlflow) as (tracker, _):
             run_stage(name, settings, artifacts, tracker, force=force)
             if name == SECTIONS[-1]:
                 log_results(artifacts, tracker)
@@ -196,30 +197,28 @@ def _tracker(
     name: str,
     driver: Literal["run", "stage"],
     mlflow: bool,
-) -> "Iterator[Tracker]":
-    from contextlib import ExitStack
-
+) -> "Iterator[tuple[Tracker, StageClock]]":
     from pipeline.tracking.console import ConsoleTracker
+    from pipeline.tracking.facts import StageClock
     from pipeline.tracking.jsonlines import JsonLinesTracker, new_run_log
     from pipeline.tracking.tracker import FanOut
 
-    with ExitStack() as stack:
-        console = stack.enter_context(ConsoleTracker())
-        trackers: list[Tracker] = [
-            console,
-            stack.enter_context(JsonLinesTracker(new_run_log(Path("runs"), name), console.note)),
-        ]
-        if mlflow:
-            from pipeline.tracking.mlflow import track_run
+    clock = StageClock()
+    try:
+        with ExitStack() as stack:
+            console = stack.enter_context(ConsoleTracker())
+            log = JsonLinesTracker(new_run_log(Path("runs"), name), console.note)
+            trackers: list[Tracker] = [clock, console, stack.enter_context(log)]
+            if mlflow:
+                from pipeline.tracking.mlflow import track_run
 
-            trackers.append(
-                stack.enter_context(
-                    track_run(artifacts, params.digest(), name, driver, warn=console.note)
-                )
-            )
-        tracker = FanOut(trackers)
-        tracker.params(params.flat())
-        yield tracker
+                recorded = track_run(artifacts, params.digest(), name, driver, warn=console.note)
+                trackers.append(stack.enter_context(recorded))
+            tracker = FanOut(trackers)
+            tracker.params(params.flat())
+            yield tracker, clock
+    except KeyboardInterrupt:  # here, because typer would make "Aborted." of it
+        _fail("interrupted; run the same command again to go on from here", 130)
 
 
 def main() -> NoReturn:

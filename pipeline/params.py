@@ -150,7 +150,7 @@ class SynthesizeParams(Section):
     """Generate, score and accept synthetic images."""
 
     images_per_class: Literal["fill"] | Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        "fill", description="accepted images a class: a number, or fill up to the largest class"
+        120, description="accepted images a class: a number, or fill up to the largest class"
     )
     sampler: Literal["dpmsolver++", "ddim", "ddpm"] = "dpmsolver++"
     sampler_steps: int = Field(20, ge=1, le=1000, description="network evaluations an image")

@@ -5,7 +5,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from pipeline.data.images import CHANNELS, ImageMode
 from pipeline.seeds import seeded_initialisers
 
-_COARSEST_PX = 8  # halving stops here; attention stands at this size and below
+_COARSEST_PX = 8  # halving stops here
 _GROUP_CHANNELS = 8  # channels that one group norm shares
 
 
@@ -32,7 +32,8 @@ def build_unet(
     """
     base = base_channels or default_base_channels(image_size_px)
     sizes = level_sizes(image_size_px)
-    attention = [size <= _COARSEST_PX for size in sizes]
+    # At the coarsest level alone: at 8 px, one level more halved the speed of training.
+    attention = [size == sizes[-1] for size in sizes]
     # Head and group sizes divide every width, which is a multiple of 8.
     widths = [base] + [base * 2] * (len(sizes) - 1)
     with seeded_initialisers(seed, "unet"):

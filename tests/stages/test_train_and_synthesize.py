@@ -51,7 +51,13 @@ def train_params(**changes):
 
 
 def synthesize_params(**changes):
-    values = {"sampler_steps": 6, "shard_images": 4, "judge_steps": 30, "confidence_quantile": 0.0}
+    values = {
+        "images_per_class": "fill",
+        "sampler_steps": 6,
+        "shard_images": 4,
+        "judge_steps": 30,
+        "confidence_quantile": 0.0,
+    }
     return SynthesizeParams(**{**values, **changes})
 
 
