@@ -18,6 +18,7 @@ from pipeline.hashing import digest_folder, digest_json
 
 MANIFEST = "manifest.json"
 WORK = ".work"
+_TEMPORARY = ".tmp"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def replace_folder(finished: Path, target: Path) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file that is never seen half-written: temporary name, flush to disk, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY}")
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -96,6 +97,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def drop_temporary_files(folder: Path) -> None:
+    """Remove what `write_bytes` left below `folder` when its process was killed."""
+    for path in folder.rglob(f".*{_TEMPORARY}"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

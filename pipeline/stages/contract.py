@@ -14,6 +14,7 @@ from pipeline.device import torch_threads, usable_cores
 from pipeline.errors import InputError, StageError
 from pipeline.folders import (
     WORK,
+    drop_temporary_files,
     read_manifest,
     replace_folder,
     write_json,
@@ -108,9 +109,12 @@ class Stage(Generic[P, S]):
         if force:
             shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True, exist_ok=True)
-        result = self.function(params, inputs, work, tracker)
-        write_json(work / SUMMARY, result.model_dump(mode="json"))
-        write_manifest(work, self.name, key, params.identity(), digests)
+        drop_temporary_files(work)
+        # A run that was killed in its very last moment left a finished folder to be moved.
+        if not _has_key(work, key):
+            result = self.function(params, inputs, work, tracker)
+            write_json(work / SUMMARY, result.model_dump(mode="json"))
+            write_manifest(work, self.name, key, params.identity(), digests)
         replace_folder(work, out)
         # What remains belongs to params that were given up.
         shutil.rmtree(work.parent, ignore_errors=True)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError, StageError
-from pipeline.folders import read_manifest, write_manifest
+from pipeline.folders import read_manifest, write_bytes, write_manifest
 from pipeline.params import Execution, PrepareParams, TrainParams
+from pipeline.stages import contract
 from pipeline.stages.contract import Summary, stage
 
 
@@ -246,3 +247,42 @@ def test_other_system_errors_are_not_disguised(
     work.error = OSError(errno.EIO, "Input/output error")
     with pytest.raises(OSError, match="Input/output error"):
         work.run(PrepareParams(), {}, out, recording_tracker)
+
+
+def test_what_a_killed_write_left_does_not_reach_the_finished_folder(
+    work: Work, out: Path, recording_tracker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    def fill(params: PrepareParams, inputs: Any, folder: Path, tracker: Any) -> Count:
+        with monkeypatch.context() as broken:
+            # A kill leaves the temporary file: neither the rename nor the removal happens.
+            broken.setattr(Path, "replace", killed)
+            broken.setattr(Path, "unlink", lambda self, missing_ok: None)
+            write_bytes(folder / "state.bin", b"half")
+        return Count(runs=1)
+
+    broken_run = stage("prepare", Count, extra_key=lambda _: work.extra)(fill)
+    with pytest.raises(KeyboardInterrupt):
+        broken_run(PrepareParams(), {}, out, recording_tracker)
+    assert [p.suffix for p in (out.parent / ".work").rglob(".state*")] == [".tmp"]
+    work.run(PrepareParams(), {}, out, recording_tracker)
+    manifest = read_manifest(out)
+    assert manifest is not None
+    assert sorted(manifest.files) == ["data.txt", "summary.json"]
+
+
+def test_a_run_killed_before_the_last_rename_is_only_moved(
+    work: Work, out: Path, recording_tracker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(finished: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(contract, "replace_folder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            work.run(PrepareParams(), {}, out, recording_tracker)
+    assert read_manifest(out) is None
+    assert work.run(PrepareParams(), {}, out, recording_tracker) == Count(runs=1)
+    assert work.runs == 1
