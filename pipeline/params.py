@@ -5,6 +5,7 @@ into every section when the file is read.
 """
 
 import json
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -81,17 +82,19 @@ class PrepareParams(Section):
     image_mode: Literal["auto", "L", "RGB"] = Field("auto", description="grey, colour, or seen")
     fit: Literal["pad", "crop"] = Field("pad", description="how other shapes become square")
     validation_fraction: Fraction = Field(
-        0.2,
+        0.15,
         description="share of each class's distinct images; where the source brings its own test "
         "images, share of the others",
     )
     test_fraction: Fraction = Field(
-        0.35,
+        0.25,
         description="share of each class's distinct images; ignored where the source brings its "
         "own test images",
     )
-    imbalance: Imbalance | None = Field(
-        Imbalance(max=60, min=6), description="thin the training rows to a long tail; null = no"
+    imbalance: Literal["auto"] | Imbalance | None = Field(
+        "auto",
+        description="thin the training rows to a long tail; auto = the embedded digits alone, "
+        "60 to 6 a class; null = never",
     )
     keep_pool: bool = Field(True, description="keep what thinning leaves as unlabelled rows")
     max_image_pixels: int = Field(
@@ -114,7 +117,9 @@ class PrepareParams(Section):
 class TrainParams(Section):
     """Train the class-conditional diffusion model."""
 
-    steps: int = Field(600, ge=1, le=10_000_000, description="optimiser steps")
+    steps: int | None = Field(
+        None, ge=1, le=10_000_000, description="optimiser steps; null = by training images"
+    )
     batch_images: int = Field(64, ge=1, le=65_536, description="images a step")
     base_channels: int | None = Field(
         None, ge=8, le=512, multiple_of=8, description="width of the network; null = by image size"
@@ -149,8 +154,10 @@ class TrainParams(Section):
 class SynthesizeParams(Section):
     """Generate, score and accept synthetic images."""
 
-    images_per_class: Literal["fill"] | Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        120, description="accepted images a class: a number, or fill up to the largest class"
+    images_per_class: Literal["auto", "fill"] | Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        "auto",
+        description="accepted images a class: a number; fill = up to the largest class; "
+        "auto = twice the largest class, at most 300",
     )
     sampler: Literal["dpmsolver++", "ddim", "ddpm"] = "dpmsolver++"
     sampler_steps: int = Field(20, ge=1, le=1000, description="network evaluations an image")
@@ -196,7 +203,11 @@ class EvaluateParams(Section):
         description="shares of synthetic draws in mixed arms",
     )
     seeds: int = Field(4, ge=2, le=1000, description="paired repetitions of each arm")
-    steps: int = Field(250, ge=1, description="optimiser steps of each classifier, equal for all")
+    steps: int | None = Field(
+        None,
+        ge=1,
+        description="optimiser steps of each classifier, equal for all; null = by training images",
+    )
     batch_images: int = Field(64, ge=2, le=65_536)
     learning_rate: float = Field(3.0e-3, gt=0.0, le=1.0)
     weight_decay: float = Field(0.01, ge=0.0, le=1.0)
@@ -323,7 +334,7 @@ def check_params(data: dict[str, Any], origin: str) -> Params:
         return Params.model_validate_json(json.dumps(data, allow_nan=False))
     except (TypeError, ValueError) as error:
         if isinstance(error, ValidationError):
-            lines = sorted({_explain(detail, origin) for detail in error.errors()})
+            lines = sorted({_explain(detail, origin) for detail in _telling(error.errors())})
             raise InputError("\n".join(lines)) from None
         raise InputError(
             f"{origin}: holds a value that is no number, text, list or mapping ({error}); "
@@ -388,12 +399,31 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     node[keys[-1]] = value
 
 
+def _telling(details: Sequence[Any]) -> list[Any]:
+    """Drop what a union says of its words where the user gave no word but a number or a mapping."""
+    otherwise = {
+        ".".join(_location(detail)[:2]) for detail in details if detail["type"] != "literal_error"
+    }
+    return [
+        detail
+        for detail in details
+        if detail["type"] != "literal_error"
+        or isinstance(detail.get("input"), str)
+        or ".".join(_location(detail)) not in otherwise
+    ]
+
+
+def _location(detail: Any) -> list[str]:
+    # A union's branches add their type's name as a part; the keys are what the user knows.
+    parts = [str(part) for part in detail["loc"]]
+    parts = [p for p in parts if not p.startswith(("literal[", "constrained-", "function-after["))]
+    while parts and parts[-1] in {"int", "float", "str"}:
+        parts.pop()
+    return parts
+
+
 def _explain(detail: Any, origin: str) -> str:
-    location = [str(part) for part in detail["loc"]]
-    # A union's branches add their type's name as a last part; the key is what the user knows.
-    location = [part for part in location if not part.startswith(("literal[", "constrained-"))]
-    while location and location[-1] in {"int", "float", "str"}:
-        location.pop()
+    location = _location(detail)
     name = ".".join(location) or "params"
     if detail["type"] == "extra_forbidden":
         parent = ".".join(location[:-1])

@@ -54,6 +54,7 @@ def train_generator(
     training: Rows,
     heldout: Rows,
     params: TrainParams,
+    steps: int,
     work: Path,
     tracker: Tracker,
     draw_sheet: Callable[[UNet2DModel, int], None],
@@ -79,16 +80,16 @@ def train_generator(
     if step == 0:
         _initialise(optimiser)
     chances = class_chances(training.labels.cpu(), params.class_balance_power)
-    curve_every = max(1, params.steps // _CURVE_ROWS)
+    curve_every = max(1, steps // _CURVE_ROWS)
     total = torch.zeros((), dtype=torch.float64, device=training.images.device) + curves.pending
     model.train()
     began, began_step = clock.monotonic(), step
-    while step < params.steps:
+    while step < steps:
         generator = torch_generator(params.seed, "train", step)
         chosen = torch.multinomial(
             chances, params.batch_images, replacement=True, generator=generator
         ).to(training.images.device)
-        rate = learning_rate(step, params)
+        rate = learning_rate(step, steps, params)
         for group in optimiser.param_groups:
             group["lr"] = rate
         loss = objective(model, training.images[chosen], training.labels[chosen], generator)
@@ -99,7 +100,7 @@ def train_generator(
         average.update(step)
         total += loss.detach()
         step += 1
-        last = step == params.steps
+        last = step == steps
         if step % curve_every == 0 or last:
             mean = _finite(total, step, params) / (step - curves.last_step)
             total.zero_()
@@ -116,7 +117,7 @@ def train_generator(
         if step % params.checkpoint_every_steps == 0 and not last:
             curves.pending = _finite(total, step, params)
             _keep(model, average, optimiser, curves, step, work)
-        tracker.progress("train", step, params.steps, "steps")
+        tracker.progress("train", step, steps, "steps")
     curves.write(work)
     drop_state(work)
     return Outcome(average.model, curves.rows[-1][1], curves.heldout[-1][2])
@@ -133,11 +134,11 @@ def class_chances(labels: torch.Tensor, power: float) -> torch.Tensor:
     return chances / chances.sum()
 
 
-def learning_rate(step: int, params: TrainParams) -> float:
+def learning_rate(step: int, steps: int, params: TrainParams) -> float:
     """Return the rate at a step: linear warm-up, then a cosine down to a tenth of the peak."""
     if step < params.warmup_steps:
         return params.learning_rate * (step + 1) / params.warmup_steps
-    left = max(1, params.steps - params.warmup_steps)
+    left = max(1, steps - params.warmup_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * (step - params.warmup_steps) / left))
     return params.learning_rate * (0.1 + 0.9 * cosine)
 

@@ -63,6 +63,7 @@ class Bench:
         validation: (N, H, W, C) uint8.
         test: (N, H, W, C) uint8.
         classes: number of classes.
+        real_images: number of real training rows.
     """
 
     images: Images
@@ -71,6 +72,7 @@ class Bench:
     validation: Images
     test: Images
     classes: int
+    real_images: int
 
 
 class _Stopped(Exception):
@@ -89,11 +91,17 @@ def read_bench(dataset: Path, accepted: Path) -> Bench:
     return Bench(
         images=training.images,
         labels=training.labels,
+        real_images=int((~synthetic).sum()),
         pools=make_pools(training.labels, synthetic, classes),
         validation=rows.images[split == "validation"],
         test=rows.images[split == "test"],
         classes=classes,
     )
+
+
+def classifier_steps(wanted: int | None, training_images: int) -> int:
+    """Return the optimiser steps of every arm: those wanted, or 1.25 a real image, 250 to 2,500."""
+    return wanted or min(max(round(1.25 * training_images), 250), 2500)
 
 
 def train_pair(
@@ -117,7 +125,8 @@ def train_pair(
         look = derive_seed(params.seed, "evaluate", "augmentation", seed, step)
         return to_model(augment(bench.images[rows], look)), torch.from_numpy(bench.labels[rows])
 
-    settings = FitSettings(params.steps, params.learning_rate, params.weight_decay, weights)
+    steps = classifier_steps(params.steps, bench.real_images)
+    settings = FitSettings(steps, params.learning_rate, params.weight_decay, weights)
     with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
         fit_classifier(model, next_batch, settings, on_step)
         return Predictions(

@@ -19,7 +19,7 @@ from pipeline.data.store import Samples, read_info, read_samples, rows_digest
 from pipeline.downstream.arms import plan_arms
 from pipeline.downstream.compare import paired_gain
 from pipeline.downstream.scores import Scores, require_every_class, score
-from pipeline.downstream.training import Pair, Predictions, train_pairs
+from pipeline.downstream.training import Pair, Predictions, classifier_steps, train_pairs
 from pipeline.downstream.verdict import (
     ArmScores,
     best_arm,
@@ -110,6 +110,7 @@ def run(params: EvaluateParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
     ]
     baseline, mixed = best_arm(scored, "baseline"), best_arm(scored, "mixed")
     labels = splits["test"].labels
+    steps = classifier_steps(params.steps, len(splits["train"]))
     without, with_synthetic = (
         np.stack([predictions[arm.arm.name, s].test == labels for s in range(params.seeds)])
         for arm in (baseline, mixed)
@@ -133,7 +134,7 @@ def run(params: EvaluateParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
         name: np.bincount(part.labels, minlength=len(classes)).tolist()
         for name, part in sources.items()
     }
-    verdict = make_verdict(scored, baseline, mixed, gain, classes, counts, params.steps)
+    verdict = make_verdict(scored, baseline, mixed, gain, classes, counts, steps)
     _write(out, verdict, scored, counts["training"])
     _write_predictions(out / "predictions.parquet", pairs, predictions, splits)
     shutil.rmtree(out / _RUNS, ignore_errors=True)

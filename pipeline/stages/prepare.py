@@ -14,6 +14,7 @@ from pipeline.data.images import ImageMode
 from pipeline.data.listing import Quarantined
 from pipeline.data.loading import Loaded, load_images
 from pipeline.data.readers import Source, read_source, source_digest
+from pipeline.data.shaping import LARGEST_AUTO_SIDE_PX, RESIZED
 from pipeline.data.splits import long_tail_profile, stratified_split, thin_to_long_tail
 from pipeline.data.store import UNLABELLED, Samples, make_samples, rows_digest, write_store
 from pipeline.device import usable_cores
@@ -30,6 +31,7 @@ LABEL_CONFLICT = "label conflict"
 ALSO_IN_TEST = "also in test"
 
 _SHOWN_REASONS = 3
+_DIGITS_TAIL = Imbalance(max=60, min=6)  # what makes a small, imbalanced set of the digits
 
 
 class PrepareSummary(Summary):
@@ -67,6 +69,16 @@ def run(params: PrepareParams, inputs: Inputs, out: Path, tracker: Tracker) -> P
     shutil.rmtree(out / DATASET, ignore_errors=True)  # what an interrupted run left
     source = read_source(params)
     loaded = _load(params, source, tracker)
+    side = loaded.images.shape[1]
+    if (
+        params.image_size_px is None
+        and side == LARGEST_AUTO_SIDE_PX
+        and RESIZED in loaded.conversions
+    ):
+        tracker.note(
+            f"prepare: images are brought to {side} px, which two cores can train in minutes; "
+            "set prepare.image_size_px for more, up to 128"
+        )
     samples, conflicts = _check_labels(source, loaded)
     quarantine = sorted(
         (*source.quarantine, *loaded.quarantine, *conflicts), key=lambda item: item.file
@@ -170,9 +182,12 @@ def _split(
     splits = np.asarray(drawn, dtype=object)
     labels = samples.labels.copy()
     keep = np.ones(len(samples), dtype=bool)
-    if params.imbalance is not None:
+    imbalance = params.imbalance
+    if imbalance == "auto":
+        imbalance = _DIGITS_TAIL if params.source == "digits" else None
+    if imbalance is not None:
         train = np.flatnonzero(splits == "train")
-        left = _thin(params.imbalance, params.seed, classes, samples, train, tracker)
+        left = _thin(imbalance, params.seed, classes, samples, train, tracker)
         pool = _pool(samples, np.setdiff1d(train, left), left) if params.keep_pool else left[:0]
         if params.keep_pool and len(pool) < len(left):
             tracker.note(

@@ -47,6 +47,7 @@ def run(params: TrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> Tra
     device = pick_device(params.execution.device)
     precision = pick_precision(params.precision, device)
     training = read_samples(store, ("train",))
+    steps = params.steps or auto_steps(len(training))
     heldout = read_samples(store, ("validation",))
     _refuse_test_rows(training, read_ids(store, ("test",)))
     spec = GeneratorSpec(
@@ -86,13 +87,14 @@ def run(params: TrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> Tra
         _rows(training, device),
         _rows(heldout, device),
         params,
+        steps,
         out,
         tracker,
         draw_sheet,
     )
     write_bytes(out / "training_ids.txt", "".join(f"{i}\n" for i in sorted(training.ids)).encode())
     return TrainSummary(
-        steps=params.steps,
+        steps=steps,
         parameters=count,
         precision=precision,
         generator_digest=save_generator(out / "generator", spec, outcome.model),
@@ -100,6 +102,14 @@ def run(params: TrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> Tra
         final_loss=outcome.final_loss,
         validation_loss=outcome.validation_loss,
     )
+
+
+def auto_steps(images: int) -> int:
+    """Return the optimiser steps for a number of training images: 2.5 each, 400 to 4,000.
+
+    Longer training copies: see docs/log.md.
+    """
+    return min(max(round(2.5 * images), 400), 4000)
 
 
 def _rows(samples: Samples, device: torch.device) -> Rows:

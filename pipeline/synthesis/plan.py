@@ -3,18 +3,21 @@
 from collections.abc import Mapping
 from typing import Literal
 
+_AUTO_LIMIT = 300
+
 
 def wanted_images(
-    counts: Mapping[str, int], images_per_class: int | Literal["fill"]
+    counts: Mapping[str, int], images_per_class: int | Literal["auto", "fill"]
 ) -> dict[str, int]:
     """Return class -> wanted synthetic images.
 
     Args:
         counts: class -> real training rows.
-        images_per_class: a number for every class, or `fill` for what each class lacks to the
-            largest one.
+        images_per_class: a number for every class; `fill` for what each class lacks to the
+            largest one; `auto` for twice the largest class, at most 300, for every class.
     """
+    largest = max(counts.values())
     if images_per_class == "fill":
-        largest = max(counts.values())
         return {name: largest - count for name, count in counts.items()}
-    return dict.fromkeys(counts, images_per_class)
+    each = min(2 * largest, _AUTO_LIMIT) if images_per_class == "auto" else images_per_class
+    return dict.fromkeys(counts, each)

@@ -13,7 +13,7 @@ from pipeline.data.shaping import auto_side, is_colour, to_grey, to_square
         ([30], 32),
         ([31], 32),
         ([1], 8),
-        ([4000, 3000, 2000], 64),
+        ([4000, 3000, 2000], 32),
         ([20, 24], 24),
     ],
 )

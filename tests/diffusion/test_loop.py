@@ -40,12 +40,14 @@ def objective():
 
 
 def train(work, params=None, tracker=None, sheets=None):
+    params = params or settings()
     return train_generator(
         build_unet(8, "L", 2, 8, seed=0),
         objective(),
         rows(),
         rows(6),
-        params or settings(),
+        params,
+        params.steps,
         work,
         tracker or NullTracker(),
         lambda model, step: sheets.append(step) if sheets is not None else None,
@@ -115,7 +117,7 @@ def test_chances_are_proportional_to_the_power_of_the_class_size():
 
 def test_the_rate_warms_up_and_falls_to_a_tenth():
     params = settings(steps=100, warmup_steps=10, learning_rate=1.0)
-    rates = [learning_rate(step, params) for step in range(101)]
+    rates = [learning_rate(step, 100, params) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10] == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.1)

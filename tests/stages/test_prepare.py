@@ -25,7 +25,13 @@ def root(tmp_path: Path, make_image_folder: MakeImageFolder) -> Path:
 
 
 def prepare(root: Path, tracker: Any, out: str = "out", **changes: Any) -> PrepareSummary:
-    settings = {"source": "folder", "path": str(root), "imbalance": None} | changes
+    settings = {
+        "source": "folder",
+        "path": str(root),
+        "imbalance": None,
+        "validation_fraction": 0.2,
+        "test_fraction": 0.35,
+    } | changes
     return run(PrepareParams(**settings), {}, root.parent / out / "prepare", tracker)
 
 
@@ -262,3 +268,21 @@ def test_digits_prepare_by_default(tmp_path: Path, recording_tracker: Any) -> No
     assert summary.image_size_px == 8
     assert list(summary.counts["train"].values()) == [60, 46, 36, 28, 22, 17, 13, 10, 8, 6]
     assert sum(sum(counts.values()) for counts in summary.counts.values()) == 1797
+
+
+def test_auto_thins_the_embedded_digits_and_never_the_users_images(
+    root: Path, tmp_path: Path, recording_tracker: Any
+) -> None:
+    kept = prepare(root, recording_tracker, imbalance="auto")
+    assert kept.counts["train"] == prepare(root, recording_tracker, "other").counts["train"]
+    digits = run(PrepareParams(), {}, tmp_path / "digits" / "prepare", recording_tracker)
+    assert list(digits.counts["train"].values()) == [60, 46, 36, 28, 22, 17, 13, 10, 8, 6]
+
+
+def test_large_images_are_brought_to_32_px_with_a_note(
+    tmp_path: Path, make_image_folder: Any, recording_tracker: Any
+) -> None:
+    root = make_image_folder(tmp_path / "large", {"cat": 4, "dog": 4}, side_px=48)
+    assert prepare(root, recording_tracker).image_size_px == 32
+    assert any("brought to 32 px" in note for note in recording_tracker.notes)
+    assert prepare(root, recording_tracker, "whole", image_size_px=48).image_size_px == 48

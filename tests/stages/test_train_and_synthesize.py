@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from pipeline.data.store import concatenate, make_samples, read_samples, write_store
+from pipeline.downstream.training import classifier_steps
 from pipeline.errors import InputError, StageError
 from pipeline.folders import read_manifest, write_manifest
 from pipeline.params import Execution, SynthesizeParams, TrainParams
@@ -188,3 +189,9 @@ def test_damaged_weights_are_an_input_error(trained, tmp_path, recording_tracker
     inputs = {"prepare": root / "prepare", "train": tmp_path / "train"}
     with pytest.raises(InputError, match="not a readable generator"):
         synthesize.run(synthesize_params(), inputs, tmp_path / "s", recording_tracker)
+
+
+def test_steps_follow_the_number_of_images_unless_they_are_given():
+    assert [train.auto_steps(n) for n in (10, 246, 10_000)] == [400, 615, 4000]
+    assert [classifier_steps(None, n) for n in (10, 400, 10_000)] == [250, 500, 2500]
+    assert classifier_steps(7, 10_000) == 7
