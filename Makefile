@@ -18,6 +18,8 @@ help: ## say what the targets do
 	@grep -E '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "error: Python 3.11 with venv is needed: apt-get install python3.11-venv"; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
@@ -45,4 +47,5 @@ dvc.yaml: $(READY) ## write dvc.yaml anew after an import or the registry change
 	$(BIN)/python -m pipeline dag > dvc.yaml.new && mv dvc.yaml.new dvc.yaml
 
 clean: ## remove what was generated; .venv, mlflow.db and your data stay
-	rm -rf artifacts runs .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf artifacts runs dvc_plots build dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

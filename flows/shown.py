@@ -47,12 +47,17 @@ def verdict_markdown(verdict: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _link(path: Path) -> str:
+    # A browser may refuse to follow a file link from a page; the path is there to be copied.
+    return f"[{escape_markdown(path)}]({path.as_uri()})"
+
+
 def links_markdown(artifacts: Path, mlflow_run_id: str) -> str:
     """Return where the report, the dataset and the MLflow run are, as Markdown."""
     root = artifacts.absolute()
     lines = [
-        f"- Report: {escape_markdown(root / 'report' / 'index.html')}",
-        f"- Dataset: {escape_markdown(root / 'assemble' / 'dataset')}",
+        f"- Report: {_link(root / 'report' / 'index.html')}",
+        f"- Dataset: {_link(root / 'assemble' / 'dataset')}",
     ]
     if mlflow_run_id:
         lines.append(

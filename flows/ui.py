@@ -7,7 +7,6 @@ other is stopped as well.
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pipeline.doctor import port_problem
 from pipeline.errors import InputError, StageError
 
 HOST = "127.0.0.1"  # always: neither page asks who is there
@@ -100,17 +100,13 @@ def check_ports(wanted: tuple[Server, ...]) -> None:
         options = " and ".join(server.option for server in wanted)
         raise InputError(f"port {wanted[0].port} is given twice; give {options} different ports")
     for server in wanted:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # As servers do: a port in TIME_WAIT is free, one that is listened on is not.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, server.port))
-            except OSError as error:
-                raise InputError(
-                    f"port {server.port} on {HOST} cannot be used for the {server.name} page "
-                    f"({error.strerror}); stop what uses it, or give another: "
-                    f"{server.option} {server.port + 1}"
-                ) from None
+        problem = port_problem(server.port, HOST)
+        if problem is not None:
+            raise InputError(
+                f"port {server.port} on {HOST} cannot be used for the {server.name} page "
+                f"({problem}); stop what uses it, or give another: "
+                f"{server.option} {server.port + 1}"
+            )
 
 
 @dataclass(frozen=True)

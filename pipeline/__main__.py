@@ -5,6 +5,7 @@ Only what a command needs is imported, when it runs. Exit status: 0 done, 1 the 
 """
 
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -42,7 +43,7 @@ Overrides = Annotated[
 ]
 Artifacts = Annotated[
     Path,
-    typer.Option("--artifacts", help="Folder of the stages' folders.", metavar="DIR"),
+    typer.Option("--artifacts", help="Folder of the results, one folder a stage.", metavar="DIR"),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if it is up to date.")]
 Mlflow = Annotated[
@@ -59,7 +60,7 @@ DEFAULT_ARTIFACTS = Path("artifacts")
 
 @app.command(
     epilog="Examples: replenish run · replenish run --params examples/fashion_mnist.yaml "
-    "--artifacts artifacts-fashion · replenish run --set train.steps=500 --dry-run"
+    "--artifacts artifacts/fashion_mnist · replenish run --set train.steps=500 --dry-run"
 )
 def run(
     params: ParamsFile = DEFAULT_PARAMS,
@@ -120,7 +121,7 @@ _add_stage_command(
 )
 _add_stage_command(
     "synthesize",
-    "Generate images for the thin classes; score them; accept or reject with reasons.",
+    "Generate images of each class; score them; accept or reject with reasons.",
     "replenish synthesize --set synthesize.guidance=2.0",
 )
 _add_stage_command(
@@ -161,8 +162,12 @@ def verify(
 @app.command(epilog="Example: replenish doctor --mlflow-port 5001")
 def doctor(
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
-    prefect_port: Annotated[int, typer.Option(min=1, max=65535)] = 4200,
-    mlflow_port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    prefect_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port to look at for the Prefect page.")
+    ] = 4200,
+    mlflow_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port to look at for the MLflow page.")
+    ] = 5000,
     debug: Debug = False,
 ) -> None:
     """Examine device, precision, versions, memory, disk and ports."""
@@ -178,13 +183,13 @@ def doctor(
 
 @app.command(epilog="Example: replenish dag > dvc.yaml")
 def dag() -> None:
-    """Print dvc.yaml as the stage registry and the stages' imports want it."""
+    """Print dvc.yaml, made from the list of stages and what each one imports."""
     from pipeline.dag import dvc_file
 
     typer.echo(dvc_file(), nl=False)
 
 
-@app.command()
+@app.command(epilog="Example: replenish version")
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
@@ -223,19 +228,22 @@ def _tracker(
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
-    if "--debug" in sys.argv:
-        app()
     try:
         app()
-    except InputError as error:
-        _fail(error, 2)
-    except StageError as error:
-        _fail(error, 1)
+    except (InputError, StageError) as error:
+        _trace()
+        _fail(error, 2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to go on from here", 130)
     except Exception as error:  # the last line of defence: a message, not a traceback
+        _trace()
         _fail(f"{type(error).__name__}: {error} (run again with --debug for a traceback)", 1)
     raise SystemExit(0)
+
+
+def _trace() -> None:
+    if "--debug" in sys.argv:
+        traceback.print_exc()
 
 
 def _fail(error: object, status: int) -> NoReturn:

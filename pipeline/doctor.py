@@ -44,15 +44,16 @@ def examine(folder: Path, ports: dict[str, int]) -> list[Finding]:
     ]
 
 
-def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Say whether a server could listen on the port."""
+def port_problem(port: int, host: str = "127.0.0.1") -> str | None:
+    """Return why a server could not listen on the port; None where it could."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do: a port in TIME_WAIT is free, one that is listened on is not.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
 
 
 def _python() -> Finding:
@@ -121,6 +122,9 @@ def _program(name: str) -> Finding:
 
 
 def _port(name: str, port: int) -> Finding:
-    if port_is_free(port):
+    problem = port_problem(port)
+    if problem is None:
         return Finding(f"port {port}", "ok", f"free for {name}")
-    return Finding(f"port {port}", "warn", f"in use; `make ui` needs it for {name}, or another one")
+    return Finding(
+        f"port {port}", "warn", f"{problem}; `make ui` needs it for {name}, or another one"
+    )

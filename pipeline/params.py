@@ -34,7 +34,7 @@ class _Frozen(BaseModel):
 
 
 class Execution(_Frozen):
-    """Where the work runs. Nothing here changes a result's digest on one machine."""
+    """Where the work runs. Workers change no result; another device rounds otherwise."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto takes a CUDA device where there is one"
@@ -394,7 +394,10 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         if child is None:
             child = node[key] = {}
         if not isinstance(child, dict):
-            raise InputError(f"--set {override}: `{key}` is a value, not a section")
+            raise InputError(
+                f"--set {override}: `{key}` is the value {child!r}, not a section; set the whole "
+                f"of it, for example --set 'prepare.imbalance={{max: 80, min: 6}}'"
+            )
         node = child
     node[keys[-1]] = value
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.data.store import (
     INFO,
+    SPLITS,
     Samples,
     read_ids,
     read_info,
@@ -115,11 +116,13 @@ def _check_store(folder: Path, findings: Findings) -> None:
     ]
     if astray:
         findings.problems.append(f"{folder}: synthetic rows outside train: {_some(astray)}")
-    crossing = _ids(samples, "test") & (_ids(samples, "train") | _ids(samples, "pool"))
-    if crossing:
-        findings.problems.append(
-            f"{folder}: images in test and in train or pool: {_some(sorted(crossing))}"
-        )
+    for held in ("test", "validation"):
+        elsewhere = [_ids(samples, split) for split in SPLITS if split != held]
+        crossing = _ids(samples, held) & set().union(*elsewhere)
+        if crossing:
+            findings.problems.append(
+                f"{folder}: images in {held} and in another split: {_some(sorted(crossing))}"
+            )
     if rows_digest(samples) != info.digest:
         findings.problems.append(f"{folder}: the rows are not those of {INFO}")
     findings.checked.append(f"{folder}: {len(samples):,} rows, {info.digest[:12]}")
@@ -142,7 +145,7 @@ def _check_lineage(root: Path, manifests: dict[str, Manifest], findings: Finding
             findings.problems.append(
                 f"{root / 'train'}: the generator saw test rows: {_some(sorted(leaked))}"
             )
-        strange = trained - set(read_ids(store, ("train", "pool")))
+        strange = trained - set(read_ids(store, ("train",)))
         if strange:
             findings.problems.append(
                 f"{ids_file}: rows that are not in {store}: {_some(sorted(strange))}"

@@ -1,6 +1,10 @@
-"""Small fakes that several test modules share."""
+"""What several test modules share."""
+
+import os
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline.curation.scores import Scores
 
@@ -22,3 +26,12 @@ def make_scores(**columns):
     return Scores(
         **{k: tuple(v) if k.endswith("_id") else np.asarray(v) for k, v in arrays.items()}
     )
+
+
+def need(path: Path, package: str) -> None:
+    """Skip the test where a system package is missing; in CI, fail."""
+    if not path.exists():
+        message = f"{path} is missing: apt-get install {package}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)

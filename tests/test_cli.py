@@ -1,9 +1,11 @@
 """The command line: help, exit statuses, messages. Stages themselves are tested elsewhere."""
 
+import socket
 import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 
 from pipeline import __main__ as cli
 from pipeline.errors import InputError, StageError
@@ -25,7 +27,8 @@ def test_help_names_every_command_with_an_example():
     text = replenish("--help").stdout
     for command in (*SECTIONS, "run", "verify", "doctor"):
         assert command in text
-    assert "Example" in replenish("run", "--help").stdout
+    for name, command in get_command(cli.app).commands.items():
+        assert "Example" in (command.epilog or ""), name
 
 
 @pytest.mark.parametrize(
@@ -94,3 +97,21 @@ def test_verify_wants_a_folder_of_ours(tmp_path):
     done = replenish("verify", str(tmp_path))
     assert done.returncode == 2
     assert "holds no finished stage and no sample store" in done.stderr
+
+
+def test_debug_shows_the_traceback_and_keeps_the_status(tmp_path):
+    done = replenish("run", "--debug", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "no such params file" in done.stderr
+
+
+def test_a_port_in_use_is_told_by_doctor(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = replenish("doctor", "--mlflow-port", str(port), cwd=tmp_path)
+    line = next(line for line in done.stdout.splitlines() if f"port {port}" in line)
+    assert line.startswith("warn")
+    assert "Address already in use" in line

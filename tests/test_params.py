@@ -149,7 +149,7 @@ def test_set_reaches_deeper_and_the_last_wins(tmp_path: Path) -> None:
         ("train.steps", "write section.key=value, for example --set train.steps=500"),
         ("=5", "write section.key=value"),
         ("train..steps=5", "write section.key=value"),
-        ("train.steps.more=5", "`steps` is a value, not a section"),
+        ("train.steps.more=5", "`steps` is the value 5, not a section"),
         ("train.steps=[", "the value is not readable as YAML"),
         ("train.stepz=5", r"did you mean `steps`\?"),
         ("train.steps=zero", r'train\.steps = "zero"'),

@@ -5,7 +5,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from pipeline.data.images import CHANNELS, ImageMode
 from pipeline.seeds import seeded_initialisers
 
-_COARSEST_PX = 8  # halving stops here
+_COARSEST_PX = 8  # the side is halved at least once, then until it is this or less
 _GROUP_CHANNELS = 8  # channels that one group norm shares
 
 

@@ -1,7 +1,7 @@
 """The verdict: do the synthetic images help, and by how much?
 
-The best baseline and the best mixed arm are chosen by validation rows alone; the test rows are
-looked at once, for the gain between the two. The answer is `use` where the whole interval of the
+The best baseline and the best mixed arm are chosen by validation rows alone. Every arm is scored
+on the test rows, and no choice is made by those scores. The answer is `use` where the whole interval of the
 gain lies above zero, and `do_not_use` otherwise.
 """
 
@@ -78,15 +78,15 @@ def make_sentence(decision: str, baseline: Arm, mixed: Arm, gain: Gain, availabl
             f"best baseline, {baseline.name}."
         )
     points = _in_points(gain.balanced_accuracy)
-    interval = f"{100 * gain.confidence:g} % interval {points.low:+.2f} to {points.high:+.2f}"
+    interval = f"{100 * gain.confidence:g} % interval {points.low:+z.2f} to {points.high:+z.2f}"
     if decision == "use":
         return (
             f"Use the synthetic images: the best mix ({mixed.name}) raised balanced accuracy by "
-            f"{points.value:+.2f} points ({interval}) over the best baseline, {baseline.name}."
+            f"{points.value:+z.2f} points ({interval}) over the best baseline, {baseline.name}."
         )
     return (
         f"Do not use the synthetic images: the best mix ({mixed.name}) changed balanced accuracy "
-        f"by {points.value:+.2f} points ({interval}) against the best baseline, {baseline.name}."
+        f"by {points.value:+z.2f} points ({interval}) against the best baseline, {baseline.name}."
     )
 
 

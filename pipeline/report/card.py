@@ -35,7 +35,7 @@ _LIMITS = """\
 - The verdict comes from one split of one dataset, one trained generator and {seeds} seeds of one
   small classifier. The interval covers the draw of test images and seeds. It does not cover another
   split, another generator, another classifier, or images from elsewhere.
-- The winning mix was picked by validation rows; the test rows were looked at for the gain alone.
+- The winning mix was picked by validation rows; no choice was made by scores on test rows.
 - The weights repeat the draws of the comparison, not its augmentation.
 - Synthetic images can carry on what is wrong or one-sided in the real ones, and cannot show what
   those do not hold. Copies are looked for by pixel distance, which does not see every kind of copy.

@@ -180,7 +180,7 @@ def _explain(error: OSError, name: StageName, out: Path) -> Exception:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
         return InputError(
-            f"{name}: cannot write {where} ({error.strerror}); "
+            f"{name}: {where} cannot be opened or written ({error.strerror}); "
             "choose another --artifacts folder or mend its permissions"
         )
     return error

@@ -20,7 +20,7 @@ from pipeline.data.store import (
     read_samples,
     write_store,
 )
-from pipeline.device import pick_device, pick_precision, usable_cores
+from pipeline.device import Precision, pick_device, pick_precision, usable_cores
 from pipeline.diffusion.checkpoints import Generator, load_generator
 from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.errors import StageError
@@ -115,7 +115,7 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
         thresholds,
         # Ids alone: a candidate with the pixels of a real row of any split is rejected unseen.
         read_ids(store),
-        _lineage(params, generator),
+        _lineage(params, generator, settings.precision),
     )
     seconds = time.monotonic() - began
     _write_stores(out, result, info)
@@ -142,13 +142,17 @@ def _sample_wave(
     return [found for found in images if found is not None]
 
 
-def _lineage(params: SynthesizeParams, generator: Generator) -> dict[str, str | int | float]:
+def _lineage(
+    params: SynthesizeParams, generator: Generator, precision: Precision
+) -> dict[str, str | int | float]:
     return {
         "generator": generator.digest,
         "seed": params.seed,
         "sampler": params.sampler,
         "sampler_steps": params.sampler_steps,
         "guidance": params.guidance,
+        "precision": precision,
+        "shard_images": params.shard_images,
     }
 
 
@@ -224,8 +228,7 @@ def _report(summary: SynthesizeSummary, seconds: float, out: Path, tracker: Trac
     )
     if not summary.candidates:
         tracker.note(
-            "synthesize: the classes are as large as each other, so `fill` adds nothing; "
-            "set synthesize.images_per_class to a number to add images all the same"
+            "synthesize: the plan asks for no image; set synthesize.images_per_class to a number"
         )
     for one in summary.classes:
         if one.shortfall:

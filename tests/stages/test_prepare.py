@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support import need
 
 from pipeline.data.store import UNLABELLED, read_info, read_samples
 from pipeline.errors import InputError, StageError
 from pipeline.folders import read_manifest
-from pipeline.params import Execution, Imbalance, PrepareParams
+from pipeline.params import Execution, Imbalance, PrepareParams, load_params
 from pipeline.stages.prepare import PrepareSummary, run
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 MakeImageFolder = Callable[..., Path]
 
@@ -286,3 +289,17 @@ def test_large_images_are_brought_to_32_px_with_a_note(
     assert prepare(root, recording_tracker).image_size_px == 32
     assert any("brought to 32 px" in note for note in recording_tracker.notes)
     assert prepare(root, recording_tracker, "whole", image_size_px=48).image_size_px == 48
+
+
+@pytest.mark.slow
+def test_fashion_mnist_is_thinned_to_409_images(tmp_path: Path, recording_tracker: Any) -> None:
+    settings = load_params(EXAMPLES / "fashion_mnist.yaml").prepare
+    need(Path(settings.path), "dataset-fashion-mnist")
+    summary = run(settings, {}, tmp_path / "prepare", recording_tracker)
+    assert (summary.image_size_px, summary.image_mode) == (28, "L")
+    assert sum(summary.counts["train"].values()) == 409
+    assert summary.counts["train"]["0"] == 100
+    assert summary.counts["train"]["9"] == 10
+    assert set(summary.counts["test"].values()) == {1000}
+    assert sum(summary.counts["validation"].values()) == 3000
+    assert summary.quarantined == 0

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from fake_stages import DIGITS, Fake, finish, write_stages
+from support import need
 
 from pipeline.errors import StageError
 from pipeline.folders import write_bytes
@@ -218,8 +219,7 @@ def test_a_stage_of_another_run_is_refused(tmp_path: Path) -> None:
 def test_chromium_shows_the_page(tmp_path: Path, scheme: str) -> None:
     from playwright.sync_api import sync_playwright
 
-    if not _CHROMIUM.is_file():
-        pytest.fail(f"{_CHROMIUM} is missing: install it with `apt-get install chromium`")
+    need(_CHROMIUM, "chromium")
     fake = Fake(classes=(*HOSTILE, *DIGITS[:3]), training=(9, 8, 7, 6, 4, 2))
     fake = Fake(**{**fake.__dict__, "accepted": (0, 1, 2, 3, 5, 7), "rejected": (0, 2, 2, 2, 2, 4)})
     path = write_page(tmp_path, fake)

@@ -170,7 +170,7 @@ def test_balanced_classes_need_nothing_and_are_told_so(tmp_path, recording_track
     (tmp_path / "train").symlink_to(root / "train")
     summary = run_synthesize(tmp_path, tmp_path / "synthesize", recording_tracker)
     assert (summary.candidates, summary.accepted, summary.rounds) == (0, 0, 0)
-    assert any("`fill` adds nothing" in note for note in recording_tracker.notes)
+    assert any("the plan asks for no image" in note for note in recording_tracker.notes)
     assert len(read_samples(tmp_path / "synthesize" / "accepted")) == 0
 
 
