@@ -275,7 +275,9 @@ def open_run(
     else:
         local = artifact_root is not None and tracking_uri.startswith("sqlite:")
         location = artifact_root.absolute().as_uri() if artifact_root and local else None
-        experiment_id = client.create_experiment(experiment, artifact_location=location)
+        # Without its kind, MLflow's page opens the experiment in its view for language models.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        experiment_id = client.create_experiment(experiment, location, tags=kind)
     return client, client.create_run(experiment_id, run_name=run_name)
 
 
