@@ -1,8 +1,8 @@
 """The verdict: do the synthetic images help, and by how much?
 
 The best baseline and the best mixed arm are chosen by validation rows alone. Every arm is scored
-on the test rows, and no choice is made by those scores. The answer is `use` where the whole interval of the
-gain lies above zero, and `do_not_use` otherwise.
+on the test rows, and no choice is made by those scores. The answer is `use` where the whole
+interval of the gain lies above zero, and `do_not_use` otherwise.
 """
 
 from collections.abc import Mapping, Sequence
