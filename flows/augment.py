@@ -14,7 +14,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
+from prefect.runtime import flow_run, task_run
 from prefect.states import Failed
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -88,7 +88,9 @@ def run_one(
     name: StageName, params: Params, artifacts: Path, tracker: Tracker, force: bool
 ) -> dict[str, Any]:
     """Bring one stage up to date; the task takes the stage's name."""
-    summary = run_stage(name, params, artifacts, tracker, force=force)
+    # A retry goes on from where the first attempt stopped.
+    first = (task_run.run_count or 1) == 1
+    summary = run_stage(name, params, artifacts, tracker, force=force and first)
     return summary.model_dump(mode="json")
 
 

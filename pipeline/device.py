@@ -73,6 +73,8 @@ def torch_threads(threads: int) -> Iterator[None]:
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
     try:
-        yield
+        # On CUDA, the same kernels every time rather than whichever was fastest just now.
+        with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+            yield
     finally:
         torch.set_num_threads(before)

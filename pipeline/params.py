@@ -187,6 +187,16 @@ class SynthesizeParams(Section):
         description="reject where nearer to a training image than this share of validation rows",
     )
 
+    @model_validator(mode="after")
+    def _even_ddim_steps(self) -> Self:
+        # diffusers' DDIM steps to t - T // n while its times lie T / n apart: noise would remain.
+        if self.sampler == "ddim" and 1000 % self.sampler_steps:
+            raise ValueError(
+                f"sampler ddim needs sampler_steps that divide 1000, such as 20, 25, 40, 50 or "
+                f"100, not {self.sampler_steps}"
+            )
+        return self
+
 
 class EvaluateParams(Section):
     """Compare classifiers trained with and without synthetic images."""
@@ -271,6 +281,15 @@ class Params(_Frozen):
             if isinstance(section, dict):
                 filled[name] = {**shared, **section}
         return filled
+
+    @model_validator(mode="after")
+    def _guidance_needs_the_null_class(self) -> Self:
+        if self.train.label_dropout == 0 and self.synthesize.guidance != 1:
+            raise ValueError(
+                f"train.label_dropout = 0 never trains the null class that synthesize.guidance = "
+                f"{self.synthesize.guidance:g} needs; set guidance to 1, or label_dropout to 0.1"
+            )
+        return self
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the results, as plain data."""
@@ -361,7 +380,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: larger than {_MAX_PARAMS_BYTES} bytes; this is no params file")
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         detail = str(error).replace("\n", " ")[:300]
         raise InputError(f"{path}: not readable as YAML: {detail}") from None
     if data is None:
@@ -382,7 +401,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise InputError(f"--set {override}: the value is not readable as YAML") from None
-    if isinstance(value, str):
+    if isinstance(value, str) and value == text.strip():
         # YAML 1.1 reads 1e-4 as text; on a command line a number is what was meant.
         try:
             value = float(value)

@@ -190,3 +190,26 @@ def test_a_file_of_nested_aliases_is_refused_at_once(tmp_path):
     path.write_text("\n".join(lines))
     with pytest.raises(InputError, match=r"aliases \(\*name\) are not allowed"):
         load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("train.label_dropout=0.0",), "never trains the null class that synthesize.guidance"),
+        (
+            ("synthesize.sampler=ddim", "synthesize.sampler_steps=150"),
+            "ddim needs sampler_steps that divide 1000",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(tmp_path, overrides, message):
+    path = tmp_path / "params.yaml"
+    path.write_text("seed: 0\n")
+    with pytest.raises(InputError, match=message):
+        load_params(path, overrides)
+
+
+def test_quotes_keep_a_number_a_text(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("seed: 0\n")
+    assert load_params(path, ('prepare.path="2024"',)).prepare.path == "2024"

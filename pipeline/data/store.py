@@ -94,6 +94,20 @@ class Samples:
         )
 
 
+def without_held_out_repeats(samples: Samples) -> Samples:
+    """Return the rows with each image once in validation and once in test.
+
+    A repeated test image is no second observation: counted twice, it would narrow every interval.
+    """
+    seen: set[tuple[str, str]] = set()
+    rows: list[int] = []
+    for row, (split, identity) in enumerate(zip(samples.splits, samples.ids, strict=True)):
+        if split not in ("validation", "test") or (split, identity) not in seen:
+            rows.append(row)
+        seen.add((split, identity))
+    return samples.take(np.asarray(rows, dtype=np.int64))
+
+
 def make_samples(
     images: Images,
     labels: npt.NDArray[np.int64],

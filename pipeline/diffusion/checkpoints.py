@@ -72,7 +72,7 @@ def load_generator(folder: Path, device: torch.device) -> Generator:
         model = UNet2DModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise InputError(
-            f"{folder}: not a readable generator ({error}); run `replenish train` again"
+            f"{folder}: not a readable generator ({error}); run `replenish train --force`"
         ) from None
     model = model.to(device).eval().requires_grad_(False)
     return Generator(spec, cast("UNet2DModel", model), _folder_digest(folder))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
-from pipeline.diffusion.checkpoints import TrainingState, drop_state, load_state, save_state
+from pipeline.diffusion.checkpoints import TrainingState, load_state, save_state
 from pipeline.diffusion.ema import ExponentialAverage
 from pipeline.diffusion.noise import TIMESTEPS
 from pipeline.diffusion.objective import Objective
@@ -119,7 +119,6 @@ def train_generator(
             _keep(model, average, optimiser, curves, step, work)
         tracker.progress("train", step, steps, "steps")
     curves.write(work)
-    drop_state(work)
     return Outcome(average.model, curves.rows[-1][1], curves.heldout[-1][2])
 
 

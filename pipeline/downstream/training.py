@@ -26,7 +26,13 @@ import torch
 
 from pipeline.data.augment import build_augmentation
 from pipeline.data.images import Images, to_model
-from pipeline.data.store import Samples, concatenate, read_info, read_samples
+from pipeline.data.store import (
+    Samples,
+    concatenate,
+    read_info,
+    read_samples,
+    without_held_out_repeats,
+)
 from pipeline.device import pick_device, torch_threads, usable_cores
 from pipeline.downstream.arms import Arm, Pools, draw_rows, make_pools
 from pipeline.errors import StageError
@@ -82,7 +88,7 @@ class _Stopped(Exception):
 def read_bench(dataset: Path, accepted: Path) -> Bench:
     """Read the sample stores `prepare/dataset` and `synthesize/accepted`."""
     classes = len(read_info(dataset).classes)
-    rows = read_samples(dataset, ("train", "validation", "test"))
+    rows = without_held_out_repeats(read_samples(dataset, ("train", "validation", "test")))
     split = np.asarray(rows.splits, dtype=object)
     training: Samples = concatenate(
         [rows.take(split == "train"), read_samples(accepted, ("train",))]
@@ -252,6 +258,7 @@ def _start_worker(
     global _WORKER
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which sets `stop`
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    torch.set_flush_denormal(True)  # as `torch_threads` does where the work is done in-process
     torch.set_num_threads(1)
     _WORKER = _Worker(read_bench(dataset, accepted), params, runs, stop)
 

@@ -113,6 +113,11 @@ class Stage(Generic[P, S]):
         # A run that was killed in its very last moment left a finished folder to be moved.
         if not _has_key(work, key):
             result = self.function(params, inputs, work, tracker)
+            if _input_digests(self.name, inputs) != digests:
+                raise StageError(
+                    f"{self.name}: another run replaced a folder that this one was reading; run "
+                    "again, and give runs with other params their own --artifacts folder"
+                )
             write_json(work / SUMMARY, result.model_dump(mode="json"))
             write_manifest(work, self.name, key, params.identity(), digests)
         replace_folder(work, out)
@@ -131,7 +136,10 @@ def stage(
 
 def _has_key(out: Path, key: str) -> bool:
     done = read_manifest(out)
-    return done is not None and done.key == key
+    if done is None or done.key != key:
+        return False
+    # A file that was deleted since makes the stage stale; `replenish verify` finds changed ones.
+    return all((out / name).is_file() for name in done.files)
 
 
 def _input_digests(name: StageName, inputs: Inputs) -> dict[str, str]:

@@ -15,7 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.store import Samples, read_info, read_samples, rows_digest
+from pipeline.data.store import (
+    Samples,
+    read_info,
+    read_samples,
+    rows_digest,
+    without_held_out_repeats,
+)
 from pipeline.downstream.arms import plan_arms
 from pipeline.downstream.compare import paired_gain
 from pipeline.downstream.scores import Scores, require_every_class, score
@@ -76,7 +82,7 @@ def run(params: EvaluateParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
                 f"{accepted}: `{key}` differs from that of {dataset}; run all stages anew"
             )
     classes = info.classes
-    rows = read_samples(dataset, ("train", "validation", "test"))
+    rows = without_held_out_repeats(read_samples(dataset, ("train", "validation", "test")))
     synthetic = read_samples(accepted)
     check_separation(rows, synthetic)
     splits = {name: rows.take(_mask(rows, name)) for name in ("train", "validation", "test")}

@@ -119,9 +119,9 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
     )
     seconds = time.monotonic() - began
     _write_stores(out, result, info)
-    rmtree(shards, ignore_errors=True)
     summary = _summarise(result, generator, accuracy, thresholds)
     _report(summary, seconds, out, tracker)
+    rmtree(shards, ignore_errors=True)
     return summary
 
 
@@ -162,6 +162,7 @@ def _write_stores(out: Path, result: Result, info: StoreInfo) -> None:
         candidates = _no_samples(info)
     kept = np.asarray([reason == "accepted" for reason in candidates.extra.get("reason", [])], bool)
     for name, mask in (("accepted", kept), ("rejected", ~kept)):
+        rmtree(out / name, ignore_errors=True)
         write_store(
             out / name,
             candidates.take(mask),

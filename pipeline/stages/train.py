@@ -9,7 +9,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from pipeline.data.images import contact_sheet, encode_png, from_model, to_model
 from pipeline.data.store import Samples, read_ids, read_info, read_samples
 from pipeline.device import pick_device, pick_precision
-from pipeline.diffusion.checkpoints import GeneratorSpec, save_generator
+from pipeline.diffusion.checkpoints import GeneratorSpec, drop_state, save_generator
 from pipeline.diffusion.loop import Rows, train_generator
 from pipeline.diffusion.noise import NoiseLevels
 from pipeline.diffusion.objective import Objective
@@ -93,11 +93,13 @@ def run(params: TrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> Tra
         draw_sheet,
     )
     write_bytes(out / "training_ids.txt", "".join(f"{i}\n" for i in sorted(training.ids)).encode())
+    digest = save_generator(out / "generator", spec, outcome.model)
+    drop_state(out)
     return TrainSummary(
         steps=steps,
         parameters=count,
         precision=precision,
-        generator_digest=save_generator(out / "generator", spec, outcome.model),
+        generator_digest=digest,
         training_images=len(training),
         final_loss=outcome.final_loss,
         validation_loss=outcome.validation_loss,

@@ -16,6 +16,7 @@ from pipeline.data.store import (
     read_info,
     read_samples,
     rows_digest,
+    without_held_out_repeats,
     write_store,
 )
 from pipeline.errors import InputError, StageError
@@ -208,3 +209,13 @@ def test_a_shard_that_is_a_link_out_is_refused(tmp_path: Path) -> None:
     shard.symlink_to(tmp_path / "outside.parquet")
     with pytest.raises(InputError, match="a link leads out of"):
         read_samples(tmp_path / "store")
+
+
+def test_an_image_counts_once_in_validation_and_in_test_and_stays_in_training() -> None:
+    one = np.zeros((1, 4, 4, 1), dtype=np.uint8)
+    images = np.concatenate([one] * 6 + [one + 9])
+    splits = ["train", "train", "validation", "validation", "test", "test", "test"]
+    rows = make_samples(images, np.zeros(7, dtype=np.int64), splits, "real")
+    kept = without_held_out_repeats(rows)
+    assert kept.splits == ("train", "train", "validation", "test", "test")
+    assert len(set(kept.ids[3:])) == 2

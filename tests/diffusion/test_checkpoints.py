@@ -44,7 +44,7 @@ def test_the_digest_follows_the_weights(saved, tmp_path_factory):
 def test_damaged_weights_are_an_input_error(saved):
     path = saved[0] / WEIGHTS
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match="not a readable generator .* run `replenish train` again"):
+    with pytest.raises(InputError, match="not a readable .* run `replenish train --force`"):
         load_generator(saved[0], CPU)
 
 

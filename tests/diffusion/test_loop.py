@@ -74,7 +74,6 @@ def test_a_killed_training_resumes_to_the_very_same_weights_and_curves(tmp_path,
         assert torch.equal(one, other)
     for name in ("curve.csv", "heldout.csv"):
         assert (whole / name).read_bytes() == (broken / name).read_bytes()
-    assert load_state(broken) is None
 
 
 def test_sheets_are_drawn_on_the_way_and_at_the_end(tmp_path):

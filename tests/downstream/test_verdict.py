@@ -55,11 +55,13 @@ def test_a_tie_goes_to_the_earlier_arm() -> None:
     ("low", "decision"), [(0.001, "use"), (0.0, "do_not_use"), (-0.001, "do_not_use")]
 )
 def test_use_only_where_the_whole_interval_lies_above_zero(low: float, decision: str) -> None:
-    assert decide(gain_of(low, 0.01, 0.02), synthetic_available=True) == decision
+    assert (
+        decide(gain_of(low, 0.01, 0.02), synthetic_available=True, test_images=(5, 9)) == decision
+    )
 
 
 def test_nothing_accepted_is_never_used() -> None:
-    assert decide(gain_of(0.1, 0.2, 0.3), synthetic_available=False) == "do_not_use"
+    assert decide(gain_of(0.1, 0.2, 0.3), False, (5, 9)) == "do_not_use"
     sentence = make_sentence(
         "do_not_use", ARMS["real"], ARMS["mixed_50"], gain_of(0, 0, 0), available=False
     )
@@ -138,3 +140,17 @@ def test_the_verdict_holds_what_the_contract_names() -> None:
     assert (real["name"], real["role"], real["share"]) == ("real", "baseline", None)
     assert real["test_balanced_accuracy"] == {"mean": pytest.approx(0.6), "sd": pytest.approx(0)}
     assert real["tail_recall"]["mean"] == pytest.approx(0.6)
+
+
+def test_too_few_test_images_of_a_class_never_say_use():
+    gain = gain_of(0.1, 0.2, 0.3)
+    assert decide(gain, True, (5, 400)) == "use"
+    assert decide(gain, True, (4, 400)) == "do_not_use"
+    sentence = make_sentence(
+        "do_not_use", ARMS["real"], ARMS["mixed_50"], gain, True, ["a", "b", "c", "d"]
+    )
+    assert "too few test images to tell, fewer than 5 of class a, b, c and 1 more" in sentence
+
+
+def test_a_low_end_that_misses_zero_by_the_last_bit_is_zero():
+    assert decide(gain_of(2.3e-18, 0.01, 0.02), True, (9, 9)) == "do_not_use"

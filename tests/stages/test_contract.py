@@ -226,7 +226,7 @@ def test_a_folder_that_cannot_be_written_is_explained(
     work: Work, out: Path, recording_tracker: Any, number: int
 ) -> None:
     work.error = OSError(number, "refused", "/read/only")
-    with pytest.raises(InputError, match=r"cannot write /read/only \(refused\); choose another"):
+    with pytest.raises(InputError, match=r"/read/only cannot be opened or written \(refused\)"):
         work.run(PrepareParams(), {}, out, recording_tracker)
 
 
@@ -286,3 +286,31 @@ def test_a_run_killed_before_the_last_rename_is_only_moved(
     assert read_manifest(out) is None
     assert work.run(PrepareParams(), {}, out, recording_tracker) == Count(runs=1)
     assert work.runs == 1
+
+
+def test_a_deleted_file_makes_the_stage_stale(
+    work: Work, out: Path, recording_tracker: Any
+) -> None:
+    work.run(PrepareParams(), {}, out, recording_tracker)
+    (out / "data.txt").unlink()
+    work.run(PrepareParams(), {}, out, recording_tracker)
+    assert work.runs == 2
+    assert (out / "data.txt").is_file()
+
+
+def test_an_input_that_another_run_replaced_is_noticed(
+    tmp_path: Path, recording_tracker: Any
+) -> None:
+    prepare = tmp_path / "prepare"
+    prepare.mkdir()
+    write_manifest(prepare, "prepare", "key", {}, {})
+
+    def fill(params: TrainParams, inputs: Any, folder: Path, tracker: Any) -> Count:
+        (prepare / "other.txt").write_text("another run was here")
+        write_manifest(prepare, "prepare", "key", {}, {})
+        return Count(runs=1)
+
+    train = stage("train", Count)(fill)
+    with pytest.raises(StageError, match="another run replaced a folder that this one was reading"):
+        train(TrainParams(), {"prepare": prepare}, tmp_path / "train", recording_tracker)
+    assert read_manifest(tmp_path / "train") is None
