@@ -10,7 +10,7 @@ from scipy.special import softmax
 from pipeline.data.images import Images
 from pipeline.data.store import Samples
 from pipeline.features.classifier import SmallCNN, embed, predict
-from pipeline.metrics.memorization import nearest_real
+from pipeline.metrics.memorization import RealIndex
 
 Floats = npt.NDArray[np.float64]
 
@@ -59,8 +59,8 @@ class Scorer:
     def __init__(self, judge: SmallCNN, training: Samples) -> None:
         self._judge = judge
         self._ids = training.ids
-        self._pixels = _flat(training.images)
-        self._features = embed(judge, training.images)
+        self._pixels = RealIndex(_flat(training.images))
+        self._features = RealIndex(embed(judge, training.images))
 
     def score(self, images: Images, labels: npt.NDArray[np.int64]) -> Scores:
         """Score (N, H, W, C) uint8 images that are meant to show `labels` (N,)."""
@@ -69,8 +69,8 @@ class Scorer:
         confidence = chances[rows, labels]
         others = chances.copy()
         others[rows, labels] = -np.inf
-        pixel = nearest_real(_flat(images), self._pixels)
-        feature = nearest_real(embed(self._judge, images), self._features)
+        pixel = self._pixels.nearest(_flat(images))
+        feature = self._features.nearest(embed(self._judge, images))
         return Scores(
             predicted=chances.argmax(axis=1),
             confidence=confidence,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.images import ImageMode, Images, decode_png, encode_png
+from pipeline.data.images import CHANNELS, ImageMode, Images, decode_png, encode_png
 from pipeline.errors import InputError, StageError
 from pipeline.folders import safe_join, write_json
 from pipeline.hashing import digest_json, digest_lines, digest_pixels
@@ -242,7 +242,7 @@ def read_samples(folder: Path, splits: Sequence[str] = SPLITS) -> Samples:
     """Read the rows of the given splits into memory, with every extra column."""
     info = read_info(folder)
     side = info.image_size_px
-    channels = 1 if info.image_mode == "L" else 3
+    channels = CHANNELS[info.image_mode]
     columns: dict[str, list[Any]] = {name: [] for name in BASE_COLUMNS}
     extra: dict[str, list[Any]] = {}
     for table in iterate_tables(folder, splits):

@@ -26,34 +26,53 @@ class Nearest:
     ratio: npt.NDArray[np.float64]
 
 
-def nearest_real(fake: npt.NDArray[np.floating], real: npt.NDArray[np.floating]) -> Nearest:
-    """Find the nearest real row of each fake row, exactly.
+class RealIndex:
+    """The real rows, checked and laid out once, to be searched many times.
 
     An image is a copy where `ratio` < 1/3: it is three times nearer to one training image than to
     any other (Yoon et al. 2023, "Diffusion probabilistic models generalize when they fail to
     memorize", section 3). The ratio is blind where the training set holds the image twice; the
     distance is not.
-
-    Args:
-        fake: (N, D) float.
-        real: (M, D) float, M >= 2.
-
-    Raises:
-        StageError: fewer than 2 real rows, or a value that is not finite.
     """
-    if len(real) < _MINIMUM_REAL:
-        raise StageError(
-            f"nearest_real: {len(real)} real rows; the nearest over second-nearest ratio needs "
-            f"at least {_MINIMUM_REAL}"
-        )
-    if not (np.isfinite(fake).all() and np.isfinite(real).all()):
+
+    def __init__(self, real: npt.NDArray[np.floating]) -> None:
+        """Take the real rows, (M, D) float, M >= 2.
+
+        Raises:
+            StageError: fewer than 2 real rows, or a value that is not finite.
+        """
+        if len(real) < _MINIMUM_REAL:
+            raise StageError(
+                f"nearest_real: {len(real)} real rows; the nearest over second-nearest ratio needs "
+                f"at least {_MINIMUM_REAL}"
+            )
+        _require_finite(real)
+        self._search = NearestNeighbors(n_neighbors=2, algorithm="brute")
+        self._search.fit(real.astype(np.float64))
+        self._scale = np.sqrt(real.shape[1])
+
+    def nearest(self, fake: npt.NDArray[np.floating]) -> Nearest:
+        """Find the nearest real row of each fake row, (N, D) float, exactly.
+
+        Raises:
+            StageError: a value is not finite.
+        """
+        _require_finite(fake)
+        if not len(fake):
+            empty = np.zeros(0)
+            return Nearest(empty.astype(np.int64), empty, empty)
+        distances, rows = self._search.kneighbors(fake.astype(np.float64))
+        distances = distances / self._scale
+        first, second = distances[:, 0], distances[:, 1]
+        ratio = np.divide(first, second, out=np.ones_like(first), where=second > 0)
+        return Nearest(rows[:, 0].astype(np.int64), first, ratio)
+
+
+def nearest_real(fake: npt.NDArray[np.floating], real: npt.NDArray[np.floating]) -> Nearest:
+    """Find the nearest real row of each fake row, exactly; see `RealIndex` for the arguments."""
+    return RealIndex(real).nearest(fake)
+
+
+def _require_finite(features: npt.NDArray[np.floating]) -> None:
+    if not np.isfinite(features).all():
         raise StageError("nearest_real: features hold values that are not finite")
-    if not len(fake):
-        empty = np.zeros(0)
-        return Nearest(empty.astype(np.int64), empty, empty)
-    search = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(real.astype(np.float64))
-    distances, rows = search.kneighbors(fake.astype(np.float64))
-    distances = distances / np.sqrt(real.shape[1])
-    first, second = distances[:, 0], distances[:, 1]
-    ratio = np.divide(first, second, out=np.ones_like(first), where=second > 0)
-    return Nearest(rows[:, 0].astype(np.int64), first, ratio)

@@ -11,7 +11,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from pipeline.curation.scores import Scorer
 from pipeline.curation.selection import Thresholds, fit_thresholds
-from pipeline.data.images import Images
+from pipeline.data.images import CHANNELS, Images
 from pipeline.data.store import (
     Samples,
     StoreInfo,
@@ -173,8 +173,8 @@ def _write_stores(out: Path, result: Result, info: StoreInfo) -> None:
 
 
 def _no_samples(info: StoreInfo) -> Samples:
-    channels = 1 if info.image_mode == "L" else 3
-    images = np.zeros((0, info.image_size_px, info.image_size_px, channels), dtype=np.uint8)
+    side = info.image_size_px
+    images = np.zeros((0, side, side, CHANNELS[info.image_mode]), dtype=np.uint8)
     return Samples(images, np.zeros(0, dtype=np.int64), (), (), (), (), {})
 
 
