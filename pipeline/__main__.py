@@ -115,8 +115,13 @@ _add_stage_command(
     "replenish prepare --set prepare.source=folder --set prepare.path=data/raw",
 )
 _add_stage_command(
+    "pretrain",
+    "Find or make the base to fine-tune: unlabelled images, a diffusers model, an earlier run.",
+    "replenish pretrain --set pretrain.base=pool --set train.base_channels=32",
+)
+_add_stage_command(
     "train",
-    "Train the class-conditional diffusion model on the real training rows.",
+    "Train the class-conditional diffusion model on the real training rows; stop before it copies.",
     "replenish train --set train.steps=500",
 )
 _add_stage_command(
@@ -203,12 +208,16 @@ def _tracker(
     driver: Literal["run", "stage"],
     mlflow: bool,
 ) -> "Iterator[tuple[Tracker, StageClock]]":
+    from pipeline.team import join_team
     from pipeline.tracking.console import ConsoleTracker
     from pipeline.tracking.facts import StageClock
     from pipeline.tracking.jsonlines import JsonLinesTracker, new_run_log
-    from pipeline.tracking.tracker import FanOut
+    from pipeline.tracking.tracker import FanOut, NullTracker
 
     clock = StageClock()
+    if not join_team().leads:
+        yield NullTracker(), clock  # the leader of the team speaks for all
+        return
     try:
         with ExitStack() as stack:
             console = stack.enter_context(ConsoleTracker())

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.params import SECTIONS, StageName
+from pipeline.params import GENERATOR_KEYS, SECTIONS, StageName
 from pipeline.sources import import_closure
 from pipeline.stages import STAGES, stage_module
 
@@ -14,10 +14,10 @@ _HEADER = """\
 """
 _PLOTS: dict[str, dict[str, Any]] = {
     "curve.csv": {"x": "step", "y": "loss", "title": "Training loss"},
-    "heldout.csv": {
+    "checks.csv": {
         "x": "step",
-        "y": ["train_loss", "validation_loss"],
-        "title": "Loss on fixed noise: training and held-out images",
+        "y": ["training_loss", "heldout_loss", "copy_share"],
+        "title": "Loss on fixed noise of training and held-out images, and share of copies",
     },
     "arms.csv": {
         "template": "bar_horizontal",
@@ -49,14 +49,21 @@ def dvc_file() -> str:
 
 
 def _stage(name: StageName) -> dict[str, Any]:
-    raw = ["${prepare.path}"] if name == "prepare" else []
+    raw = {
+        "prepare": ["${prepare.path}", "${prepare.pool_path}"],
+        "pretrain": ["${pretrain.path}"],
+    }.get(name, [])
+    copied = [f"train.{key}" for key in GENERATOR_KEYS] if name == "pretrain" else []
     return {
         "cmd": f"python -m pipeline {name}",
         "deps": [
             *import_closure(stage_module(name)),
-            *(f"artifacts/{needed}" for needed in STAGES[name].inputs),
+            *(
+                f"artifacts/{'/'.join(filter(None, (needed, STAGES[name].only.get(needed))))}"
+                for needed in STAGES[name].inputs
+            ),
             *raw,
         ],
-        "params": ["seed", name],
+        "params": ["seed", name, *copied],
         "outs": [f"artifacts/{name}"],
     }

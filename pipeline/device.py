@@ -8,8 +8,8 @@ import psutil
 import torch
 
 from pipeline.errors import InputError
-
-Precision = Literal["float32", "bfloat16"]
+from pipeline.machine import Precision as Precision
+from pipeline.machine import faster_precision
 
 
 def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -35,24 +35,15 @@ def usable_cores() -> int:
     return psutil.cpu_count() or 1
 
 
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Say whether the hardware multiplies bfloat16 matrices natively.
-
-    Read from the hardware's flags, not timed: a timing could differ from run to run, and with it
-    every digest.
-    """
-    if device.type == "cuda":
-        return bool(torch.cuda.get_device_capability(device) >= (8, 0))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def pick_precision(
     wanted: Literal["auto", "float32", "bfloat16"], device: torch.device
 ) -> Precision:
-    """Return the precision of the network's arithmetic; `auto` is bfloat16 where it is fast."""
-    if wanted == "auto":
-        return "bfloat16" if has_fast_bfloat16(device) else "float32"
-    return wanted
+    """Return the precision of the network's arithmetic; `auto` is the faster one of this machine.
+
+    Measured once and kept per machine (`pipeline.machine`): a fresh timing in every run could
+    differ from run to run, and with it every digest.
+    """
+    return faster_precision(device) if wanted == "auto" else wanted
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

@@ -12,8 +12,9 @@ import psutil
 import torch
 
 from pipeline.data.augment import refuse_successor
-from pipeline.device import has_fast_bfloat16, pick_device, usable_cores
+from pipeline.device import pick_device, pick_precision, usable_cores
 from pipeline.errors import InputError
+from pipeline.machine import cache_file
 
 _PACKAGES = ("torch", "diffusers", "prefect", "dvc", "mlflow", "albumentations", "scikit-learn")
 _LEAST_DISK_GIB = 2.0
@@ -87,15 +88,11 @@ def _device() -> list[Finding]:
         text = f"{name}, {memory:.0f} GiB"
     else:
         text = f"cpu, {usable_cores()} cores (torch sees no CUDA device)"
-    fast = has_fast_bfloat16(device)
+    precision = pick_precision("auto", device)
     return [
         Finding("device", "ok", text),
         Finding(
-            "bfloat16",
-            "ok",
-            "fast here: precision auto means bfloat16"
-            if fast
-            else "not native here: precision auto means float32",
+            "precision", "ok", f"auto means {precision}, measured here; kept in {cache_file()}"
         ),
     ]
 

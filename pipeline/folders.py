@@ -29,7 +29,8 @@ class Manifest:
         stage: name of the stage.
         key: digest of all that decides the result: params, inputs and source code.
         params: the stage's own section, without `execution`.
-        inputs: name of each input -> its content digest.
+        inputs: name of each input -> its content digest; `<name>/<file>` -> the digest of that
+            file, where nothing else of the input counts.
         files: relative path -> sha256 of each file, the manifest excepted.
         digest: content digest of the folder, over `files`.
     """
@@ -71,6 +72,23 @@ def read_manifest(folder: Path) -> Manifest | None:
             f"{path}: damaged manifest ({error}); delete {folder} and run again"
         ) from None
     return manifest
+
+
+def made_from(manifest: Manifest, found: Mapping[str, Manifest]) -> dict[str, tuple[str, str]]:
+    """Return input -> (digest that the folder was made from, digest at hand) where they differ.
+
+    Args:
+        manifest: of the folder in question.
+        found: stage name -> manifest at hand; inputs that are not among them are not looked at.
+    """
+    differing: dict[str, tuple[str, str]] = {}
+    for name, digest in manifest.inputs.items():
+        needed, _, file = name.partition("/")
+        if needed in found:
+            here = found[needed].files.get(file, "nothing") if file else found[needed].digest
+            if here != digest:
+                differing[needed] = (digest, here)
+    return differing
 
 
 def replace_folder(finished: Path, target: Path) -> None:

@@ -19,6 +19,10 @@ from pipeline.hashing import digest_json
 _MAX_PARAMS_BYTES = 1 << 20
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+TransformName = Literal["flip", "flip_vertical", "translate", "rotate", "scale"]
+_HUB_ID = (
+    r"^[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*(@[A-Za-z0-9_][A-Za-z0-9_./-]*)?$"
+)
 ArmName = Literal[
     "real",
     "real_balanced",
@@ -76,6 +80,12 @@ class PrepareParams(Section):
         "digits", description="digits (embedded), folder (class/*.png), idx (MNIST's format)"
     )
     path: str = Field("data/raw", min_length=1, description="folder of `folder` and `idx`")
+    pool_path: str = Field(
+        "data/pool",
+        min_length=1,
+        description="folder of unlabelled images, for pretrain.base = pool; may be empty or "
+        "missing",
+    )
     image_size_px: int | None = Field(
         None, ge=8, le=128, multiple_of=4, description="side in px; null = from the data"
     )
@@ -114,40 +124,128 @@ class PrepareParams(Section):
         return self
 
 
-class TrainParams(Section):
-    """Train the class-conditional diffusion model."""
+class GeneratorParams(Section):
+    """What pretrain and train share: the network and how it is fitted.
 
-    steps: int | None = Field(
-        None, ge=1, le=10_000_000, description="optimiser steps; null = by training images"
-    )
+    Written in the section `train` alone; `pretrain` takes its values from there, so that a base
+    fits the network that is trained from it.
+    """
+
     batch_images: int = Field(64, ge=1, le=65_536, description="images a step")
+    micro_batch_images: int | None = Field(
+        None, ge=1, description="images of one pass, to save memory; null = the whole batch"
+    )
+    preset: Literal["auto", "small", "medium", "large"] = Field(
+        "auto", description="size of the network; auto = by image size and number of images"
+    )
     base_channels: int | None = Field(
-        None, ge=8, le=512, multiple_of=8, description="width of the network; null = by image size"
+        None, ge=8, le=512, multiple_of=8, description="width of the network; null = the preset's"
     )
     learning_rate: float = Field(1.0e-3, gt=0.0, le=1.0, description="peak rate of AdamW")
     warmup_steps: int = Field(100, ge=0, description="linear warm-up")
     weight_decay: float = Field(0.01, ge=0.0, le=1.0)
     gradient_clip_norm: float = Field(1.0, gt=0.0, description="largest gradient norm")
-    schedule: Literal["linear", "cosine", "sigmoid"] = Field(
-        "cosine", description="noise schedule of the T = 1000 forward process"
+    schedule: Literal["linear", "cosine", "sigmoid", "lognormal"] = Field(
+        "cosine", description="noise levels: a schedule of T = 1000, or EDM's log-normal sigma"
     )
-    prediction: Literal["noise", "velocity", "sample"] = Field(
-        "velocity", description="what the network predicts"
+    prediction: Literal["noise", "velocity", "sample", "edm"] = Field(
+        "velocity", description="what the network predicts; edm = preconditioned as in EDM"
     )
-    weighting: Literal["min_snr", "uniform"] = Field("min_snr", description="weight of the loss")
+    zero_terminal_snr: bool = Field(False, description="is the last noise level pure noise?")
+    weighting: Literal["min_snr", "uniform", "edm"] = Field(
+        "min_snr", description="weight of the loss by noise level"
+    )
     min_snr_gamma: float = Field(5.0, gt=0.0, description="cap of the signal-to-noise ratio")
+    augment: tuple[TransformName, ...] = Field(
+        (),
+        strict=False,  # a list of YAML is taken for the tuple; its items are still checked
+        description="transforms that keep the label; the network is told of them, so they do not "
+        "leak into its images",
+    )
+    augment_probability: float = Field(
+        0.12, ge=0.0, le=1.0, description="chance of each transform for each image"
+    )
+    dropout: float | None = Field(
+        None, ge=0.0, le=0.9, description="in the network; null = the more, the fewer the images"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto = bfloat16 autocast where this machine is faster with it"
+    )
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto", description="torch.compile; auto = on CUDA, in runs long enough to pay for it"
+    )
+    checkpoint_every_steps: int = Field(100, ge=1, description="an interrupted run resumes here")
+
+    @model_validator(mode="after")
+    def _terminal_level_can_be_predicted(self) -> Self:
+        if self.zero_terminal_snr and self.prediction == "noise":
+            raise ValueError(
+                "prediction noise says nothing of a level that is pure noise; "
+                "use velocity, sample or edm with zero_terminal_snr"
+            )
+        return self
+
+
+class PretrainParams(GeneratorParams):
+    """Find or make the base that the class-conditional model is fine-tuned from."""
+
+    base: Literal["none", "pool", "folder", "hub", "run"] = Field(
+        "none", description="where the base comes from"
+    )
+    path: str = Field("data/base", min_length=1, description="folder of `folder` and `run`")
+    hub_id: str | None = Field(
+        None,
+        max_length=200,
+        pattern=_HUB_ID,
+        description="owner/name or owner/name@revision of `hub`",
+    )
+    steps: int | None = Field(
+        None, ge=1, le=10_000_000, description="optimiser steps of `pool`; null = by pool images"
+    )
+    sheet_images: int = Field(36, ge=1, le=400, description="images on the sample sheet of `pool`")
+
+    @model_validator(mode="after")
+    def _hub_has_an_id(self) -> Self:
+        if self.base == "hub" and self.hub_id is None:
+            raise ValueError("base hub needs hub_id, such as owner/name")
+        return self
+
+
+class TrainParams(GeneratorParams):
+    """Train the class-conditional diffusion model."""
+
+    steps: int | None = Field(
+        None, ge=1, le=10_000_000, description="most optimiser steps; null = by training images"
+    )
+    class_map: dict[str, str] = Field(
+        {}, description="our class name -> the base's, where a run's classes were renamed"
+    )
+    trainable: Literal["all", "inner", "lora"] = Field(
+        "all", description="weights that are trained: all, all but the outer blocks, adapters"
+    )
+    lora_rank: int = Field(8, ge=1, le=256, description="rank of the adapters of `lora`")
     label_dropout: float = Field(
         0.1, ge=0.0, lt=1.0, description="share of labels replaced by the null class"
     )
     class_balance_power: float = Field(
         0.5, ge=0.0, le=1.0, description="classes are drawn with n ** power: 1 as is, 0 equal"
     )
-    ema_decay: float = Field(0.999, ge=0.0, lt=1.0, description="decay of the averaged weights")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto = bfloat16 autocast where the hardware has fast instructions"
+    class_balance_weight: float = Field(
+        0.0, ge=0.0, le=10.0, description="CBDM's regulariser; 0 = none; doubles the work"
     )
-    checkpoint_every_steps: int = Field(100, ge=1, description="an interrupted run resumes here")
-    sheet_every_steps: int = Field(200, ge=1, description="sample sheet and held-out loss")
+    ema_length: Literal["auto"] | Annotated[float, Field(ge=0.03, le=0.25)] = Field(
+        "auto", description="relative width of the averaged weights; auto = the best of several"
+    )
+    checks: int = Field(10, ge=1, le=200, description="times the network is looked at on the way")
+    check_images: int = Field(
+        128, ge=0, le=10_000, description="samples of a check; 0 = loss alone, no copy test"
+    )
+    copy_limit: float = Field(
+        0.01, ge=0.0, le=1.0, description="largest share of copies in a network that is kept"
+    )
+    patience_checks: int = Field(
+        4, ge=0, description="stop after so many checks without improvement; 0 = never"
+    )
     sheet_images_per_class: int = Field(6, ge=1, le=64)
 
 
@@ -254,7 +352,9 @@ class ReportParams(Section):
     examples: int = Field(24, ge=0, le=200, description="accepted and rejected examples, each")
 
 
-StageName = Literal["prepare", "train", "synthesize", "evaluate", "assemble", "report"]
+StageName = Literal["prepare", "pretrain", "train", "synthesize", "evaluate", "assemble", "report"]
+# Keys of `train` that pretrain reads too.
+GENERATOR_KEYS = tuple(sorted(set(GeneratorParams.model_fields) - set(Section.model_fields)))
 
 
 class Params(_Frozen):
@@ -263,6 +363,7 @@ class Params(_Frozen):
     seed: int = Field(0, ge=0, lt=2**31)
     execution: Execution = Execution()
     prepare: PrepareParams = PrepareParams()
+    pretrain: PretrainParams = PretrainParams()
     train: TrainParams = TrainParams()
     synthesize: SynthesizeParams = SynthesizeParams()
     evaluate: EvaluateParams = EvaluateParams()
@@ -280,6 +381,10 @@ class Params(_Frozen):
             section = data.get(name, {})
             if isinstance(section, dict):
                 filled[name] = {**shared, **section}
+        train, pretrain = filled.get("train"), filled.get("pretrain")
+        if isinstance(train, dict) and isinstance(pretrain, dict):
+            also = {key: train[key] for key in GENERATOR_KEYS if key in train}
+            filled["pretrain"] = {**also, **pretrain}
         return filled
 
     @model_validator(mode="after")
@@ -311,6 +416,7 @@ class Params(_Frozen):
 
 SECTIONS: tuple[StageName, ...] = (
     "prepare",
+    "pretrain",
     "train",
     "synthesize",
     "evaluate",
@@ -319,6 +425,7 @@ SECTIONS: tuple[StageName, ...] = (
 )
 SECTION_TYPES: dict[str, type[BaseModel]] = {
     "prepare": PrepareParams,
+    "pretrain": PretrainParams,
     "train": TrainParams,
     "synthesize": SynthesizeParams,
     "evaluate": EvaluateParams,
@@ -353,7 +460,10 @@ def check_params(data: dict[str, Any], origin: str) -> Params:
         return Params.model_validate_json(json.dumps(data, allow_nan=False))
     except (TypeError, ValueError) as error:
         if isinstance(error, ValidationError):
-            lines = sorted({_explain(detail, origin) for detail in _telling(error.errors())})
+            written = data.get("pretrain")
+            own = set(written) if isinstance(written, dict) else set()
+            details = [one for one in _telling(error.errors()) if not _is_copy(one["loc"], own)]
+            lines = sorted({_explain(detail, origin) for detail in details})
             raise InputError("\n".join(lines)) from None
         raise InputError(
             f"{origin}: holds a value that is no number, text, list or mapping ({error}); "
@@ -433,6 +543,12 @@ def _telling(details: Sequence[Any]) -> list[Any]:
         or isinstance(detail.get("input"), str)
         or ".".join(_location(detail)) not in otherwise
     ]
+
+
+def _is_copy(location: Sequence[Any], written: set[str]) -> bool:
+    """Say whether the fault is in a key that was copied from train to pretrain: told there."""
+    key = str(location[1]) if len(location) > 1 else ""
+    return location[:1] == ("pretrain",) and key in GENERATOR_KEYS and key not in written
 
 
 def _location(detail: Any) -> list[str]:

@@ -32,11 +32,23 @@ def torch_generator(root: int, *names: str | int) -> torch.Generator:
 
 
 @contextmanager
-def seeded_initialisers(root: int, *names: str | int) -> Iterator[None]:
-    """Seed torch's global CPU generator for the body, and restore it afterwards.
+def seeded_globals(root: int, device: torch.device, *names: str | int) -> Iterator[None]:
+    """Seed torch's global generators for the body, and restore them afterwards.
 
-    For third-party constructors alone, whose weight initialisers accept no generator.
+    For third-party code alone, whose dropout and weight initialisers accept no generator.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(root, *names))
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        seed = derive_seed(root, *names)
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def seeded_initialisers(root: int, *names: str | int) -> Iterator[None]:
+    """Seed the global CPU generator, which weight initialisers draw from, for the body."""
+    with seeded_globals(root, torch.device("cpu"), *names):
         yield

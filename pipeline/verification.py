@@ -13,7 +13,7 @@ from pipeline.data.store import (
     rows_digest,
 )
 from pipeline.errors import InputError, StageError
-from pipeline.folders import MANIFEST, Manifest, read_manifest
+from pipeline.folders import MANIFEST, Manifest, made_from, read_manifest
 from pipeline.hashing import digest_folder, digest_json, digest_pixels
 from pipeline.params import SECTIONS
 
@@ -130,12 +130,11 @@ def _check_store(folder: Path, findings: Findings) -> None:
 
 def _check_lineage(root: Path, manifests: dict[str, Manifest], findings: Findings) -> None:
     for name, manifest in manifests.items():
-        for needed, digest in manifest.inputs.items():
-            if needed in manifests and manifests[needed].digest != digest:
-                findings.problems.append(
-                    f"{root / name}: was made from another {needed} ({digest[:12]}, here "
-                    f"{manifests[needed].digest[:12]}); run the stage again"
-                )
+        for needed, (digest, here) in made_from(manifest, manifests).items():
+            findings.problems.append(
+                f"{root / name}: was made from another {needed} ({digest[:12]}, here "
+                f"{here[:12]}); run the stage again"
+            )
     store = root / "prepare" / "dataset"
     ids_file = root / "train" / "training_ids.txt"
     if "prepare" in manifests and "train" in manifests and ids_file.is_file():
@@ -151,6 +150,15 @@ def _check_lineage(root: Path, manifests: dict[str, Manifest], findings: Finding
                 f"{ids_file}: rows that are not in {store}: {_some(sorted(strange))}"
             )
         findings.checked.append(f"lineage: {len(trained):,} training rows, none of them in test")
+    base_ids = root / "pretrain" / "base" / "training_ids.txt"
+    if "prepare" in manifests and "train" in manifests and base_ids.is_file():
+        held = set(read_ids(store, ("test", "validation")))
+        leaked = held & set(base_ids.read_text(encoding="utf-8").split())
+        if leaked:
+            findings.problems.append(
+                f"{base_ids}: the base saw test or validation rows: {_some(sorted(leaked))}"
+            )
+        findings.checked.append("lineage: no test or validation row among those of the base")
     generator = root / "train" / "generator"
     accepted = root / "synthesize" / "accepted"
     if generator.is_dir() and (accepted / INFO).is_file():

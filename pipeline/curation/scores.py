@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from pipeline.data.images import Images
+from pipeline.data.images import Images, flat_pixels
 from pipeline.data.store import Samples
 from pipeline.features.classifier import SmallCNN, embed, predict
 from pipeline.metrics.memorization import RealIndex
@@ -59,7 +59,7 @@ class Scorer:
     def __init__(self, judge: SmallCNN, training: Samples) -> None:
         self._judge = judge
         self._ids = training.ids
-        self._pixels = RealIndex(_flat(training.images))
+        self._pixels = RealIndex(flat_pixels(training.images))
         self._features = RealIndex(embed(judge, training.images))
 
     def score(self, images: Images, labels: npt.NDArray[np.int64]) -> Scores:
@@ -69,7 +69,7 @@ class Scorer:
         confidence = chances[rows, labels]
         others = chances.copy()
         others[rows, labels] = -np.inf
-        pixel = self._pixels.nearest(_flat(images))
+        pixel = self._pixels.nearest(flat_pixels(images))
         feature = self._features.nearest(embed(self._judge, images))
         return Scores(
             predicted=chances.argmax(axis=1),
@@ -81,7 +81,3 @@ class Scorer:
             feature_nearest_id=tuple(self._ids[i] for i in feature.index),
             feature_distance=feature.distance,
         )
-
-
-def _flat(images: Images) -> npt.NDArray[np.float32]:
-    return images.reshape(len(images), -1).astype(np.float32) / np.float32(255)

@@ -40,6 +40,11 @@ def from_model(images: torch.Tensor) -> Images:
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
 
+def flat_pixels(images: Images) -> npt.NDArray[np.float32]:
+    """Return (N, H * W * C) float32 in [0, 1], to measure distances between images."""
+    return images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
+
+
 def contact_sheet(rows: list[Images], gap_px: int = 1, scale: int = 1) -> Images:
     """Return one (H, W, C) image with a row for each (N, h, w, C) array, on a grey ground.
 

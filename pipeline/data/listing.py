@@ -1,11 +1,11 @@
-"""The folder of a user: which class folders and image files it has, and what is set aside.
+"""A user's folders: which class folders and image files they have, and what is set aside.
 
-Nothing outside the folder is opened: links are followed only to files that lie inside it.
+Nothing outside a folder is opened: links are followed only to files that lie inside it.
 """
 
 import os
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data.decoding import EXTENSIONS, UNREADABLE
@@ -20,6 +20,8 @@ LEADS_OUT = "leads out of the folder"
 FOLDER_LINK = "link to a folder"
 STRAY = "not in a class folder"
 NO_IMAGE_NAME = "not named as an image"
+
+POOL = "pool"  # first part of the names of what lies in the pool
 
 _LAYOUT = (
     "expected one sub-folder a class with its images inside, for example cat/001.png, "
@@ -60,7 +62,7 @@ def list_root(root: Path) -> tuple[list[Path], list[Quarantined]]:
             quarantine.append(_aside_link(root, path))
         elif path.is_dir():
             folders.append(path)
-        elif not name.upper().startswith("README"):
+        elif not _is_readme(name):
             quarantine.append(Quarantined(relative(root, path), STRAY, _LAYOUT))
     if not MIN_CLASSES <= len(folders) <= MAX_CLASSES:
         raise InputError(
@@ -119,6 +121,40 @@ def list_class(root: Path, folder: Path) -> tuple[list[Path], list[Quarantined]]
             else:
                 found.append(path)
     return sorted(found), quarantine
+
+
+def list_pool(root: Path) -> tuple[list[Path], list[Quarantined]]:
+    """Return the image files below the folder of unlabelled images, sorted, and what else is there.
+
+    A missing folder holds nothing. Notes named README are passed over, images of that name are not.
+
+    Raises:
+        InputError: `root` is no folder, or cannot be listed.
+    """
+    try:
+        if not root.exists():
+            return [], []
+        if not root.is_dir():
+            raise InputError(
+                f"prepare.pool_path = {root}: is a file, not a folder; put unlabelled images into "
+                "a folder, at any depth, and name that"
+            )
+        next(root.iterdir(), None)
+    except OSError as error:
+        raise InputError(
+            f"prepare.pool_path = {root}: cannot be listed ({error.strerror}); mend its "
+            "permissions or name another folder"
+        ) from None
+    found, quarantine = list_class(root, root)
+    return found, [
+        replace(item, file=f"{POOL}/{item.file}")
+        for item in quarantine
+        if not (item.reason == NO_IMAGE_NAME and _is_readme(item.file.rpartition("/")[2]))
+    ]
+
+
+def _is_readme(name: str) -> bool:
+    return name.upper().startswith("README")
 
 
 def _stays_inside(root: Path, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Three sources of labelled images behind one interface: digits, a folder, IDX files.
+"""Three sources of labelled images behind one interface: digits, a folder, IDX files; and a pool.
 
 A source is read once into a `Source`: names, labels, and either pixels or files still to decode.
 Raw data is never written to, and nothing outside its folder is read.
@@ -15,13 +15,16 @@ from pipeline.data.decoding import EXTENSIONS, UNREADABLE
 from pipeline.data.idx import find_idx, read_idx
 from pipeline.data.images import Images
 from pipeline.data.listing import (
+    POOL,
     Quarantined,
     check_class_name,
     entries,
     list_class,
+    list_pool,
     list_root,
     relative,
 )
+from pipeline.data.store import UNLABELLED
 from pipeline.errors import InputError
 from pipeline.hashing import digest_bytes, digest_file, digest_json
 from pipeline.params import PrepareParams
@@ -37,9 +40,9 @@ class Source:
     """What a source yields: N items, as pixels or as files.
 
     Attributes:
-        classes: class names; a label is an index into them.
+        classes: class names; a label is an index into them. A pool has none.
         names: name of each item, relative to the source.
-        labels: (N,) int64.
+        labels: (N,) int64, `UNLABELLED` in a pool.
         given: split of each item where the source itself decides it, else None.
         pixels: (N, H, W, 1) uint8, or None where `files` are to be decoded.
         files: path of each item, or empty.
@@ -73,11 +76,17 @@ def read_source(params: PrepareParams) -> Source:
 def source_digest(params: PrepareParams) -> str:
     """Return the digest of the raw data that the params name, part of the stage's key.
 
-    Files above `max_file_bytes`, which are quarantined unread, count by their size alone.
+    It covers the labelled images and the pool. Files above `max_file_bytes`, which are quarantined
+    unread, count by their size alone.
 
     Raises:
-        InputError: as `read_source`.
+        InputError: as `read_source` and `read_pool`.
     """
+    pool = read_pool(Path(params.pool_path))
+    return digest_json([_labelled_digest(params), _files_digest(pool, params.max_file_bytes)])
+
+
+def _labelled_digest(params: PrepareParams) -> str:
     if params.source == "digits":
         import sklearn
 
@@ -94,9 +103,12 @@ def source_digest(params: PrepareParams) -> str:
             raise InputError(
                 f"{error.filename}: cannot be read ({error.strerror}); mend its permissions"
             ) from None
-    source = read_folder(folder)
+    return _files_digest(read_folder(folder), params.max_file_bytes)
+
+
+def _files_digest(source: Source, max_bytes: int) -> str:
     contents = {
-        name: _content(path, params.max_file_bytes)
+        name: _content(path, max_bytes)
         for name, path in zip(source.names, source.files, strict=True)
     }
     aside = [[item.file, item.reason] for item in source.quarantine]
@@ -153,6 +165,28 @@ def read_folder(root: Path) -> Source:
         names=tuple(names),
         labels=np.asarray(labels, dtype=np.int64),
         given=(None,) * len(names),
+        pixels=None,
+        files=tuple(files),
+        quarantine=tuple(quarantine),
+        conversions={},
+    )
+
+
+def read_pool(root: Path) -> Source:
+    """Return the unlabelled images below `root`, at any depth, sorted; names begin with `pool/`.
+
+    Hidden files and README notes are ignored; whatever else is no image file or leads out of
+    `root` is quarantined. A missing or empty folder is a source without items.
+
+    Raises:
+        InputError: `root` is no folder, or cannot be listed.
+    """
+    files, quarantine = list_pool(root)
+    return Source(
+        classes=(),
+        names=tuple(f"{POOL}/{relative(root, path)}" for path in files),
+        labels=np.full(len(files), UNLABELLED, dtype=np.int64),
+        given=(POOL,) * len(files),
         pixels=None,
         files=tuple(files),
         quarantine=tuple(quarantine),

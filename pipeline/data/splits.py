@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
+from pipeline.hashing import digest_json
 from pipeline.seeds import numpy_generator
 
 Split = Literal["train", "validation", "test"]
@@ -67,7 +68,7 @@ def stratified_split(
         if len(free) < 1 + len(drawn) or lacking:
             troubles.append(_trouble(name, len(free), drawn, lacking))
             continue
-        sides |= _draw(free, drawn, numpy_generator(seed, "split", label))
+        sides |= _draw(free, drawn, seed)
     if troubles:
         more = len(troubles) - _SHOWN_CLASSES
         shown = troubles[:_SHOWN_CLASSES] + ([f"... and {more} more classes"] if more > 0 else [])
@@ -147,10 +148,10 @@ def _given_sides(
     return sides, groups_of
 
 
-def _draw(
-    groups: list[str], shares: Mapping[Split, float], random: np.random.Generator
-) -> dict[str, Split]:
-    random.shuffle(groups)
+def _draw(groups: list[str], shares: Mapping[Split, float], seed: int) -> dict[str, Split]:
+    # Each group has a rank of its own, so that a new or relabelled image moves few others: what is
+    # held out stays held out, and a base that was trained on the rest can be used again.
+    groups = sorted(groups, key=lambda group: digest_json([seed, "split", group]))
     sides: dict[str, Split] = {}
     start = 0
     waiting = len(shares)  # each later split, and train, must still get one

@@ -4,6 +4,8 @@ A generator is a folder that `UNet2DModel.from_pretrained` opens, with generator
 """
 
 import json
+import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,13 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from pipeline.data.images import ImageMode
-from pipeline.diffusion.noise import Prediction, ScheduleName
-from pipeline.errors import InputError
+from pipeline.diffusion.noise import NoiseProcess, Prediction, ScheduleName
+from pipeline.errors import InputError, StageError
 from pipeline.folders import write_bytes, write_json
 from pipeline.hashing import digest_folder, digest_json
 
 _SPEC = "generator.json"
 _STATE = "state.safetensors"
+_SNAPSHOTS = "snapshots"
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class GeneratorSpec:
         image_mode: L or RGB.
         schedule: noise schedule of the training.
         prediction: what the network predicts.
+        zero_terminal_snr: is the last noise level pure noise?
         training_rows_digest: digest of the ids of the training rows.
+        base_digest: digest of the base that it was fine-tuned from; None where it began at random.
     """
 
     classes: tuple[str, ...]
@@ -41,7 +46,14 @@ class GeneratorSpec:
     image_mode: ImageMode
     schedule: ScheduleName
     prediction: Prediction
+    zero_terminal_snr: bool
     training_rows_digest: str
+    base_digest: str | None
+
+    @property
+    def process(self) -> NoiseProcess:
+        """Return the noise process that samplers step back through."""
+        return NoiseProcess(self.schedule, self.prediction, self.zero_terminal_snr)
 
 
 @dataclass(frozen=True)
@@ -108,8 +120,32 @@ def load_state(folder: Path) -> TrainingState | None:
 
 
 def drop_state(folder: Path) -> None:
-    """Remove the saved state of a training that has ended."""
+    """Remove the saved state and the snapshots of a training that has ended."""
     (folder / _STATE).unlink(missing_ok=True)
+    shutil.rmtree(folder / _SNAPSHOTS, ignore_errors=True)
+
+
+def save_snapshot(folder: Path, step: int, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Keep the averaged weights of a step, to rebuild averages of other lengths from."""
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_bytes(_snapshot(folder, step), save(plain))
+
+
+def load_snapshot(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    """Return what `save_snapshot` kept.
+
+    Raises:
+        StageError: it is missing or damaged.
+    """
+    path = _snapshot(folder, step)
+    try:
+        return load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise StageError(f"{path}: not readable ({error}); run the stage with --force") from None
+
+
+def _snapshot(folder: Path, step: int) -> Path:
+    return folder / _SNAPSHOTS / f"step-{step:08d}.safetensors"
 
 
 def _folder_digest(folder: Path) -> str:

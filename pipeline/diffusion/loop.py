@@ -4,31 +4,48 @@ A run that resumes at step s therefore draws what an unbroken run draws there, a
 machine, reaches the very same weights.
 """
 
-import csv
-import io
+import copy
 import math
 import time as clock
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
+from torch import nn
 
-from pipeline.diffusion.checkpoints import TrainingState, load_state, save_state
-from pipeline.diffusion.ema import ExponentialAverage
-from pipeline.diffusion.noise import TIMESTEPS
+from pipeline.diffusion.augmentation import feed_augmentation
+from pipeline.diffusion.checkpoints import (
+    TrainingState,
+    load_snapshot,
+    load_state,
+    save_snapshot,
+    save_state,
+)
+from pipeline.diffusion.compiling import compile_network
+from pipeline.diffusion.curves import Curves
+from pipeline.diffusion.ema import (
+    LENGTHS,
+    PowerAverages,
+    Weights,
+    find_recipe,
+    reachable_lengths,
+    rebuild,
+)
 from pipeline.diffusion.objective import Objective
+from pipeline.diffusion.stopping import Check, choose, should_stop
 from pipeline.errors import StageError
-from pipeline.folders import write_bytes
-from pipeline.params import TrainParams
-from pipeline.seeds import torch_generator
+from pipeline.params import GeneratorParams
+from pipeline.seeds import seeded_globals, torch_generator
+from pipeline.team import Team
 from pipeline.tracking.tracker import Tracker
 
 _CURVE_ROWS = 200  # rows of the curve of a whole run
-_HELDOUT_ROWS = 256  # rows at most that the held-out loss is measured on
-_HELDOUT_LEVELS = 4  # noise levels a row
+_LOSS_ROWS = 256  # rows at most that the losses of a check are measured on
+_LOSS_LEVELS = 4  # noise levels a row
+_LOSS_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -40,12 +57,56 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Course:
+    """How long to train, how often to look, and what to keep.
+
+    Attributes:
+        task: name in messages, progress and metrics, such as `train`.
+        steps: most optimiser steps.
+        checks: times that the averaged network is looked at, evenly spread, the end included.
+        copy_limit: largest share of copies in a network that is kept.
+        patience_checks: stop after so many checks without improvement; 0 never stops.
+        ema_length: sigma_rel of the average that is kept; None tries several.
+    """
+
+    task: str
+    steps: int
+    checks: int
+    copy_limit: float
+    patience_checks: int
+    ema_length: float | None
+
+    def is_check(self, step: int) -> bool:
+        """Say whether the network is looked at after `step` steps."""
+        return step == self.steps or step * self.checks // self.steps > (
+            (step - 1) * self.checks // self.steps
+        )
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """The averaged network, and the last point of its curves."""
+    """The averaged network that was kept, and how it was found.
+
+    Attributes:
+        model: the network, without what told it of augmentations.
+        kept: the check that it passed best.
+        checks: those on the way.
+        lengths: those of the lengths of averaging tried at the kept step.
+        steps: steps that were made.
+        final_loss: mean training loss of the last steps.
+    """
 
     model: UNet2DModel
+    kept: Check
+    checks: tuple[Check, ...]
+    lengths: tuple[Check, ...]
+    steps: int
     final_loss: float
-    validation_loss: float
+
+
+# Looks at a network: (share of copies, quality), NaN where unknown.
+Examine = Callable[[UNet2DModel], tuple[float, float]]
+DrawSheet = Callable[[UNet2DModel, int], None]
 
 
 def train_generator(
@@ -53,73 +114,254 @@ def train_generator(
     objective: Objective,
     training: Rows,
     heldout: Rows,
-    params: TrainParams,
-    steps: int,
+    chances: torch.Tensor,
+    params: GeneratorParams,
+    course: Course,
     work: Path,
     tracker: Tracker,
-    draw_sheet: Callable[[UNet2DModel, int], None],
+    examine: Examine,
+    draw_sheet: DrawSheet,
+    team: Team,
 ) -> Outcome:
     """Train `model`, resuming from what an interrupted run left in `work`.
 
-    Writes curve.csv and heldout.csv into `work`, and calls `draw_sheet(average, step)` every
-    `sheet_every_steps` and at the end.
+    Writes curve.csv, checks.csv and lengths.csv into `work`, and calls `draw_sheet(network, step)`
+    at every check. The leader of a team does all that; the others do their share of each batch.
+
+    Args:
+        model: network with the weights to start from; those that require a gradient are trained.
+        objective: loss.
+        training: rows to train on.
+        heldout: rows to look at alone; may be empty.
+        chances: (N,) chance of each training row to be drawn.
+        params: batch, rate, precision and the like.
+        course: steps, checks and stopping.
+        work: folder of checkpoints and curves.
+        tracker: told of progress.
+        examine: measures copies and quality of a network.
+        draw_sheet: keeps a sample sheet.
+        team: the processes that train together.
 
     Raises:
         StageError: the loss is no longer finite; the last checkpoint stays in `work`.
     """
-    average = ExponentialAverage(model, params.ema_decay)
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=params.learning_rate,
-        weight_decay=params.weight_decay,
-        betas=(0.9, 0.99),
-        fused=True,
-    )
-    curves = _Curves()
-    step = _restore(model, average, optimiser, curves, work, tracker)
-    if step == 0:
-        _initialise(optimiser)
-    chances = class_chances(training.labels.cpu(), params.class_balance_power)
-    curve_every = max(1, steps // _CURVE_ROWS)
-    total = torch.zeros((), dtype=torch.float64, device=training.images.device) + curves.pending
-    model.train()
+    run = _Run(model, objective, training, params, course, work, tracker, team)
+    step = run.restore()
     began, began_step = clock.monotonic(), step
-    while step < steps:
+    curve_every = max(1, course.steps // _CURVE_ROWS)
+    while step < course.steps and not run.stopped:
+        norm, rate = run.step(step, chances)
+        step += 1
+        last = step == course.steps
+        if step % curve_every == 0 or last:
+            speed = (step - began_step) * params.batch_images / (clock.monotonic() - began)
+            run.curves.add(step, run.mean_loss(step), float(norm), rate, speed, tracker)
+            run.total.zero_()
+        if course.is_check(step):
+            if team.leads:
+                run.check(step, heldout, examine, draw_sheet)
+            checks = run.curves.checks
+            run.stopped = team.agree(should_stop(checks, course.copy_limit, course.patience_checks))
+        if (step % params.checkpoint_every_steps == 0 or run.stopped) and team.leads and not last:
+            run.keep(step)
+        tracker.progress(course.task, step, step if run.stopped else course.steps, "steps")
+    if not team.leads:
+        nothing = Check(step, LENGTHS[-1], math.nan, math.nan, math.nan, math.nan)
+        return Outcome(run.shadow, nothing, (), (), step, math.nan)
+    kept, lengths = run.find_best(heldout, examine)
+    run.curves.lengths = lengths
+    run.curves.write(work)
+    return Outcome(
+        run.shadow, kept, tuple(run.curves.checks), tuple(lengths), step, run.curves.last_loss
+    )
+
+
+class _Run:
+    """The state of one training: network, optimiser, averages, curves."""
+
+    def __init__(
+        self,
+        model: UNet2DModel,
+        objective: Objective,
+        training: Rows,
+        params: GeneratorParams,
+        course: Course,
+        work: Path,
+        tracker: Tracker,
+        team: Team,
+    ) -> None:
+        self.objective, self.training, self.params = objective, training, params
+        self.course, self.work, self.tracker, self.team = course, work, tracker, team
+        # The network that samples are drawn with; it takes the averaged weights at each check.
+        self.shadow = copy.deepcopy(model).eval().requires_grad_(False)
+        if objective.augmentation is not None:
+            feed_augmentation(model)
+        self.model = model.train()
+        self.device = training.images.device
+        if self.device.type == "cuda":
+            model.to(memory_format=torch.channels_last)
+        self.weights = {n: w for n, w in model.named_parameters() if w.requires_grad}
+        known = dict(self.shadow.named_parameters())
+        self.averages = PowerAverages({n: w for n, w in self.weights.items() if n in known})
+        self.optimiser = torch.optim.AdamW(
+            list(self.weights.values()),
+            lr=params.learning_rate,
+            weight_decay=params.weight_decay,
+            betas=(0.9, 0.99),
+            fused=True,
+        )
+        self.network = compile_network(model, params.compile, course.steps, self.device)
+        self.dropout = any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
+        self.curves = Curves(course.task)
+        self.total = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.stopped = False
+
+    def step(self, step: int, chances: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Do one optimiser step; return the gradient's norm and the rate."""
+        params, device = self.params, self.device
         generator = torch_generator(params.seed, "train", step)
         chosen = torch.multinomial(
             chances, params.batch_images, replacement=True, generator=generator
-        ).to(training.images.device)
-        rate = learning_rate(step, steps, params)
-        for group in optimiser.param_groups:
+        ).to(device)
+        rate = learning_rate(step, self.course.steps, params)
+        for group in self.optimiser.param_groups:
             group["lr"] = rate
-        loss = objective(model, training.images[chosen], training.labels[chosen], generator)
-        torch.autograd.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), params.gradient_clip_norm)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        average.update(step)
-        total += loss.detach()
-        step += 1
-        last = step == steps
-        if step % curve_every == 0 or last:
-            mean = _finite(total, step, params) / (step - curves.last_step)
-            total.zero_()
-            speed = (step - began_step) * params.batch_images / (clock.monotonic() - began)
-            curves.add(step, mean, float(norm), rate, speed, tracker)
-        if step % params.sheet_every_steps == 0 or last:
-            curves.add_heldout(
-                step,
-                heldout_loss(average.model, objective, training, params.seed),
-                heldout_loss(average.model, objective, heldout, params.seed),
-                tracker,
+        # The whole batch is drawn by every process, so that the team's size changes no draw.
+        batch = self.objective.draw(
+            self.training.images[chosen], self.training.labels[chosen], generator
+        )
+        own = self.team.share_of(len(batch))
+        size = min(params.micro_batch_images or len(own), len(own))
+        losses = torch.zeros((), device=device)
+        names = ("dropout", step, self.team.rank)
+        with seeded_globals(params.seed, device, *names) if self.dropout else nullcontext():
+            for start in range(own.start, own.stop, max(size, 1)):
+                part = batch.part(start, min(start + size, own.stop))
+                loss = self.objective(self.network, part) * (len(part) / len(own))
+                torch.autograd.backward(loss)
+                losses += loss.detach()
+        gradients = [w.grad for w in self.weights.values() if w.grad is not None]
+        self.team.average([*gradients, losses])
+        norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), params.gradient_clip_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.averages.update(step + 1)
+        self.total += losses
+        return norm, rate
+
+    def mean_loss(self, step: int) -> float:
+        """Return the mean loss since the last row of the curve; refuse one that is not finite."""
+        return self._finite(step) / (step - self.curves.last_step)
+
+    def _finite(self, step: int) -> float:
+        value = self.total.item()
+        if not math.isfinite(value):
+            kept = load_state(self.work) if self.team.leads else None
+            good = int(kept.numbers["step"]) if kept else 0
+            raise StageError(
+                f"{self.course.task}: the loss is not finite at step {step:,}; lower "
+                f"train.learning_rate (now {self.params.learning_rate:g}) or set "
+                f"train.precision = float32; "
+                f"the checkpoint of step {good:,} is kept in {self.work}"
             )
-            draw_sheet(average.model, step)
-        if step % params.checkpoint_every_steps == 0 and not last:
-            curves.pending = _finite(total, step, params)
-            _keep(model, average, optimiser, curves, step, work)
-        tracker.progress("train", step, steps, "steps")
-    curves.write(work)
-    return Outcome(average.model, curves.rows[-1][1], curves.heldout[-1][2])
+        return value
+
+    def check(self, step: int, heldout: Rows, examine: Examine, draw_sheet: DrawSheet) -> None:
+        """Look at the longer of the two averages, and keep a snapshot of both."""
+        self._finite(step)
+        save_snapshot(self.work, step, self.averages.tensors())
+        self._wear(self.averages.weights(len(LENGTHS) - 1))
+        found = self._look(step, LENGTHS[-1], heldout, examine)
+        self.curves.add_check(found, self.tracker)
+        draw_sheet(self.shadow, step)
+
+    def find_best(self, heldout: Rows, examine: Examine) -> tuple[Check, list[Check]]:
+        """Choose the step, then the length of averaging there, and put it into the shadow."""
+        kept = choose(self.curves.checks, self.course.copy_limit)
+        steps = [check.step for check in self.curves.checks if check.step <= kept.step]
+        snapshots = [load_snapshot(self.work, step) for step in steps]
+
+        def wear(length: float) -> None:
+            self._wear(rebuild(snapshots, find_recipe(steps, length)))
+
+        if self.course.ema_length is not None:
+            wear(self.course.ema_length)
+            return self._look(kept.step, self.course.ema_length, heldout, examine), []
+        others: list[Check] = []
+        tried = reachable_lengths(steps)
+        for i, length in enumerate(tried):
+            if length == kept.ema_length:
+                others.append(kept)
+            else:
+                wear(length)
+                others.append(self._look(kept.step, length, heldout, examine))
+            self.tracker.progress("average", i + 1, len(tried), "lengths")
+        best = choose(others, self.course.copy_limit)
+        wear(best.ema_length)
+        return best, others
+
+    def _look(self, step: int, length: float, heldout: Rows, examine: Examine) -> Check:
+        seed = self.params.seed
+        training_loss = fixed_loss(self.shadow, self.objective, self.training, seed)
+        heldout_loss = fixed_loss(self.shadow, self.objective, heldout, seed)
+        copies, quality = examine(self.shadow)
+        return Check(step, length, training_loss, heldout_loss, copies, quality)
+
+    @torch.no_grad()
+    def _wear(self, weights: Weights) -> None:
+        targets = dict(self.shadow.named_parameters())
+        for name, weight in weights.items():
+            targets[name].copy_(weight)
+
+    def keep(self, step: int) -> None:
+        """Write a checkpoint of this step."""
+        pending = self._finite(step)
+        tensors: dict[str, torch.Tensor] = {}
+        for name, weight in self.weights.items():
+            tensors[f"model.{name}"] = weight
+            for key, value in self.optimiser.state[weight].items():
+                tensors[f"{key}.{name}"] = value
+        for name, weight in self.averages.tensors().items():
+            tensors[f"average.{name}"] = weight
+        numbers = {**self.curves.numbers(), "step": step, "pending": pending}
+        save_state(self.work, TrainingState(tensors, {**numbers, "stopped": self.stopped}))
+
+    @torch.no_grad()
+    def restore(self) -> int:
+        """Take over the last checkpoint, if there is one; return the steps made so far."""
+        # Moments exist from the start, so that a checkpoint has the same tensors at any step.
+        for weight in self.weights.values():
+            self.optimiser.state[weight] = {
+                "step": torch.zeros((), device=self.device),
+                "exp_avg": torch.zeros_like(weight),
+                "exp_avg_sq": torch.zeros_like(weight),
+            }
+        state = load_state(self.work) if self.team.leads else None
+        step = 0
+        if state is not None:
+            for name, weight in self.weights.items():
+                weight.copy_(state.tensors[f"model.{name}"])
+                for key, value in self.optimiser.state[weight].items():
+                    value.copy_(state.tensors[f"{key}.{name}"])
+            averages = {n: t for n, t in state.tensors.items() if n.startswith("average.")}
+            self.averages.load({n.removeprefix("average."): t for n, t in averages.items()})
+            self.curves.load(state.numbers)
+            self.total += state.numbers["pending"]
+            self.stopped = bool(state.numbers["stopped"])
+            step = int(state.numbers["step"])
+            self.tracker.note(f"{self.course.task}: goes on from step {step:,}")
+        step = int(self.team.agree(step))
+        self.stopped = bool(self.team.agree(self.stopped))
+        # Followers read no file: they take everything from the leader.
+        moments = [
+            value
+            for weight in self.weights.values()
+            for value in self.optimiser.state[weight].values()
+        ]
+        self.team.follow([*self.weights.values(), *moments, *self.averages.tensors().values()])
+        self.team.follow([self.total])
+        self.curves.load(self.team.agree(self.curves.numbers()))
+        return step
 
 
 def class_chances(labels: torch.Tensor, power: float) -> torch.Tensor:
@@ -133,7 +375,7 @@ def class_chances(labels: torch.Tensor, power: float) -> torch.Tensor:
     return chances / chances.sum()
 
 
-def learning_rate(step: int, steps: int, params: TrainParams) -> float:
+def learning_rate(step: int, steps: int, params: GeneratorParams) -> float:
     """Return the rate at a step: linear warm-up, then a cosine down to a tenth of the peak."""
     if step < params.warmup_steps:
         return params.learning_rate * (step + 1) / params.warmup_steps
@@ -142,151 +384,27 @@ def learning_rate(step: int, steps: int, params: TrainParams) -> float:
     return params.learning_rate * (0.1 + 0.9 * cosine)
 
 
-def _finite(total: torch.Tensor, step: int, params: TrainParams) -> float:
-    value = total.item()
-    if not math.isfinite(value):
-        raise StageError(
-            f"train: the loss is not finite at step {step:,}; lower train.learning_rate "
-            f"(now {params.learning_rate:g}) or set train.precision = float32"
-        )
-    return value
-
-
 @torch.no_grad()
-def heldout_loss(model: UNet2DModel, objective: Objective, rows: Rows, seed: int) -> float:
-    """Return the mean loss of some rows at fixed times and noise, the same at every call."""
+def fixed_loss(model: UNet2DModel, objective: Objective, rows: Rows, seed: int) -> float:
+    """Return the mean loss of some rows at fixed levels and noise, the same at every call."""
     if not len(rows.labels):
         return math.nan
     generator = torch_generator(seed, "heldout")
-    count = min(len(rows.labels), _HELDOUT_ROWS)
-    chosen = torch.randperm(len(rows.labels), generator=generator)[:count]
-    chosen = chosen.repeat(_HELDOUT_LEVELS)
-    # Evenly spread levels: a stratified mean over t has less noise than drawn ones.
-    time = (torch.arange(len(chosen)) + 0.5) * TIMESTEPS / len(chosen)
+    count = min(len(rows.labels), _LOSS_ROWS)
+    chosen = torch.randperm(len(rows.labels), generator=generator)[:count].repeat(_LOSS_LEVELS)
     noise = torch.randn((len(chosen), *rows.images.shape[1:]), generator=generator)
+    levels = objective.process.spread(len(chosen))
     device = rows.images.device
-    losses = [
-        objective.error(
+    total = torch.zeros((), dtype=torch.float64)
+    for start in range(0, len(chosen), _LOSS_BATCH):
+        part = slice(start, start + _LOSS_BATCH)
+        own = chosen[part].to(device)
+        loss = objective.error(
             model,
-            rows.images[rows_part],
-            rows.labels[rows_part],
-            time_part.long().to(device),
-            noise_part.to(device),
+            rows.images[own],
+            rows.labels[own],
+            noise[part].to(device),
+            levels.part(part).to(device),
         )
-        * len(rows_part)
-        for rows_part, time_part, noise_part in zip(
-            *(torch.split(part, 128) for part in (chosen.to(device), time, noise)), strict=True
-        )
-    ]
-    return float(torch.stack(losses).sum()) / len(chosen)
-
-
-class _Curves:
-    """The numbers of a run so far; part of its checkpoint, so that a resumed curve is whole."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[int, float, float, float]] = []
-        self.heldout: list[tuple[int, float, float]] = []
-        self.pending = 0.0  # sum of the losses since the last row
-
-    @property
-    def last_step(self) -> int:
-        return self.rows[-1][0] if self.rows else 0
-
-    def add(
-        self, step: int, loss: float, norm: float, rate: float, speed: float, tracker: Tracker
-    ) -> None:
-        self.rows.append((step, loss, norm, rate))
-        self.pending = 0.0
-        tracker.metrics(
-            {
-                "train/loss": loss,
-                "train/gradient_norm": norm,
-                "train/learning_rate": rate,
-                "train/images_per_second": speed,
-            },
-            step,
-        )
-
-    def add_heldout(self, step: int, training: float, heldout: float, tracker: Tracker) -> None:
-        self.heldout.append((step, training, heldout))
-        tracker.metrics(
-            {"train/heldout_train_loss": training, "train/validation_loss": heldout}, step
-        )
-
-    def write(self, work: Path) -> None:
-        _write_csv(
-            work / "curve.csv", ("step", "loss", "gradient_norm", "learning_rate"), self.rows
-        )
-        _write_csv(work / "heldout.csv", ("step", "train_loss", "validation_loss"), self.heldout)
-
-
-def _write_csv(path: Path, names: tuple[str, ...], rows: list[Any]) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([f"{value:.6g}" for value in row] for row in rows)
-    write_bytes(path, buffer.getvalue().encode())
-
-
-def _initialise(optimiser: torch.optim.Optimizer) -> None:
-    # Moments exist from the start, so that a checkpoint has the same tensors at any step.
-    for group in optimiser.param_groups:
-        for weight in group["params"]:
-            optimiser.state[weight] = {
-                "step": torch.zeros((), device=weight.device),
-                "exp_avg": torch.zeros_like(weight),
-                "exp_avg_sq": torch.zeros_like(weight),
-            }
-
-
-def _keep(
-    model: UNet2DModel,
-    average: ExponentialAverage,
-    optimiser: torch.optim.Optimizer,
-    curves: _Curves,
-    step: int,
-    work: Path,
-) -> None:
-    tensors: dict[str, torch.Tensor] = {}
-    for name, weight in model.named_parameters():
-        tensors[f"model.{name}"] = weight
-        for key, value in optimiser.state[weight].items():
-            tensors[f"{key}.{name}"] = value
-    for name, weight in average.model.named_parameters():
-        tensors[f"average.{name}"] = weight
-    numbers = {
-        "step": step,
-        "rows": curves.rows,
-        "heldout": curves.heldout,
-        "pending": curves.pending,
-    }
-    save_state(work, TrainingState(tensors, numbers))
-
-
-@torch.no_grad()
-def _restore(
-    model: UNet2DModel,
-    average: ExponentialAverage,
-    optimiser: torch.optim.Optimizer,
-    curves: _Curves,
-    work: Path,
-    tracker: Tracker,
-) -> int:
-    state = load_state(work)
-    if state is None:
-        return 0
-    for name, weight in model.named_parameters():
-        weight.copy_(state.tensors[f"model.{name}"])
-        optimiser.state[weight] = {
-            key: state.tensors[f"{key}.{name}"].to(weight.device)
-            for key in ("step", "exp_avg", "exp_avg_sq")
-        }
-    for name, weight in average.model.named_parameters():
-        weight.copy_(state.tensors[f"average.{name}"])
-    curves.rows = [tuple(row) for row in state.numbers["rows"]]
-    curves.heldout = [tuple(row) for row in state.numbers["heldout"]]
-    curves.pending = state.numbers["pending"]
-    step = int(state.numbers["step"])
-    tracker.note(f"train: goes on from step {step:,}")
-    return step
+        total += loss.double().cpu() * len(own)
+    return float(total) / len(chosen)

@@ -10,14 +10,9 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 
 from pipeline.device import Precision, autocast
 from pipeline.diffusion.checkpoints import GeneratorSpec
-from pipeline.diffusion.noise import TIMESTEPS, Prediction, ScheduleName, make_betas
+from pipeline.diffusion.noise import TIMESTEPS, Levels, NoiseProcess
 
 SamplerName = Literal["dpmsolver++", "ddim", "ddpm"]
-_DIFFUSERS_NAMES: dict[Prediction, str] = {
-    "noise": "epsilon",
-    "velocity": "v_prediction",
-    "sample": "sample",
-}
 
 
 @dataclass(frozen=True)
@@ -38,20 +33,19 @@ class SamplerSettings:
     precision: Precision
 
 
-def make_solver(
-    sampler: SamplerName, steps: int, schedule: ScheduleName, prediction: Prediction
-) -> Any:
+def make_solver(sampler: SamplerName, steps: int, process: NoiseProcess) -> Any:
     """Return a diffusers scheduler on our noise levels, with its time steps set.
 
-    Predicted clean images are clipped to [-1, 1] at every step.
+    Whatever the network predicts, the solver is handed the clean image that it means, and clips it
+    to [-1, 1] at every step.
 
     dpmsolver++: second-order multistep, Lu et al. 2022b. ddim: eta 0, Song et al. 2021.
     ddpm: ancestral sampling, Ho et al. 2020.
     """
     shared: dict[str, Any] = {
         "num_train_timesteps": TIMESTEPS,
-        "trained_betas": make_betas(schedule).numpy(),
-        "prediction_type": _DIFFUSERS_NAMES[prediction],
+        "trained_betas": process.betas.numpy(),
+        "prediction_type": "sample",
         "timestep_spacing": "trailing",
     }
     solver: Any
@@ -111,36 +105,43 @@ def sample(
     Returns:
         (N, C, H, W) float32 on the CPU, in [-1, 1].
     """
-    solver = make_solver(settings.sampler, settings.steps, spec.schedule, spec.prediction)
+    process = spec.process
+    solver = make_solver(settings.sampler, settings.steps, process)
     shape = (1, model.config["in_channels"], spec.image_size_px, spec.image_size_px)
     images = torch.cat([torch.randn(shape, generator=one) for one in generators]).to(device)
     images = images * solver.init_noise_sigma
     labels = labels.to(device)
     null = torch.full_like(labels, len(spec.classes))
     for time in solver.timesteps:
+        levels = process.at(time.expand(len(labels))).to(device)
+        seen = process.network_input(images, levels)
         with autocast(device, settings.precision):
-            predicted = _guided(model, images, time, labels, null, settings.guidance)
+            predicted = _guided(model, seen, levels, labels, null, settings.guidance)
+        clean = process.clean(images, predicted.float(), levels)
         extra = {} if settings.sampler == "dpmsolver++" else {"generator": list(generators)}
-        images = solver.step(predicted.float(), time, images, **extra).prev_sample
-    clean: torch.Tensor = images.float().clamp(-1.0, 1.0).cpu()
-    return clean
+        images = solver.step(clean, time, images, **extra).prev_sample
+    drawn: torch.Tensor = images.float().clamp(-1.0, 1.0).cpu()
+    return drawn
 
 
 def _guided(
     model: UNet2DModel,
-    images: torch.Tensor,
-    time: torch.Tensor,
+    seen: torch.Tensor,
+    levels: Levels,
     labels: torch.Tensor,
     null: torch.Tensor,
     guidance: float,
 ) -> torch.Tensor:
     predicted: torch.Tensor
     if guidance == 1.0:
-        predicted = model(images, time, class_labels=labels).sample
+        (predicted,) = model(seen, levels.time, class_labels=labels, return_dict=False)
         return predicted
     # One network call for both halves.
-    predicted = model(
-        torch.cat([images, images]), time, class_labels=torch.cat([labels, null])
-    ).sample
+    (predicted,) = model(
+        torch.cat([seen, seen]),
+        torch.cat([levels.time, levels.time]),
+        class_labels=torch.cat([labels, null]),
+        return_dict=False,
+    )
     conditional, unconditional = predicted.float().chunk(2)
     return unconditional + guidance * (conditional - unconditional)

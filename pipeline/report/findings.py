@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import StageError
-from pipeline.folders import Manifest, read_manifest
+from pipeline.folders import Manifest, made_from, read_manifest
 
 
 class _Record(BaseModel):
@@ -215,13 +215,12 @@ def check_lineage(manifests: dict[str, Manifest]) -> None:
         StageError: a stage was made from another version of a folder than the one at hand.
     """
     for name, manifest in manifests.items():
-        for needed, digest in manifest.inputs.items():
-            if needed in manifests and manifests[needed].digest != digest:
-                raise StageError(
-                    f"`{name}` was made from another `{needed}` folder than the one at hand "
-                    f"({digest[:12]}, not {manifests[needed].digest[:12]}); "
-                    "run `replenish run` to bring all stages up to date"
-                )
+        for needed, (digest, here) in made_from(manifest, manifests).items():
+            raise StageError(
+                f"`{name}` was made from another `{needed}` folder than the one at hand "
+                f"({digest[:12]}, not {here[:12]}); "
+                "run `replenish run` to bring all stages up to date"
+            )
 
 
 def plain_params(manifest: Manifest) -> list[tuple[str, Any]]:

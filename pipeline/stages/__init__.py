@@ -3,7 +3,8 @@
 `STAGES` is the registry that both drivers follow; a test holds dvc.yaml equal to it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pipeline.params import StageName
 
@@ -14,18 +15,22 @@ class StageSpec:
 
     Attributes:
         inputs: stages whose folders it reads.
+        only: input -> the one file of it that decides the result, where the rest cannot.
         metrics: files in its folder that `dvc metrics show` prints.
         plots: files in its folder that `dvc plots show` draws.
     """
 
     inputs: tuple[StageName, ...] = ()
+    only: Mapping[StageName, str] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
     plots: tuple[str, ...] = ()
 
 
 STAGES: dict[StageName, StageSpec] = {
     "prepare": StageSpec(),
-    "train": StageSpec(inputs=("prepare",), plots=("curve.csv", "heldout.csv")),
+    # Images are named by the digest of their pixels: their sorted names are all that counts.
+    "pretrain": StageSpec(inputs=("prepare",), only={"prepare": "unlabelled_ids.txt"}),
+    "train": StageSpec(inputs=("prepare", "pretrain"), plots=("curve.csv", "checks.csv")),
     "synthesize": StageSpec(inputs=("prepare", "train"), metrics=("metrics.json",)),
     "evaluate": StageSpec(
         inputs=("prepare", "synthesize"),
@@ -33,7 +38,9 @@ STAGES: dict[StageName, StageSpec] = {
         plots=("arms.csv", "per_class.csv"),
     ),
     "assemble": StageSpec(inputs=("prepare", "synthesize", "evaluate")),
-    "report": StageSpec(inputs=("prepare", "train", "synthesize", "evaluate", "assemble")),
+    "report": StageSpec(
+        inputs=("prepare", "pretrain", "train", "synthesize", "evaluate", "assemble")
+    ),
 }
 
 

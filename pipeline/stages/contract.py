@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ from pipeline.hashing import digest_json
 from pipeline.params import Section, StageName
 from pipeline.sources import closure_digest
 from pipeline.stages import STAGES, stage_module
-from pipeline.tracking.tracker import Tracker
+from pipeline.team import Team, join_team
+from pipeline.tracking.tracker import NullTracker, Tracker
 
 SUMMARY = "summary.json"
 Inputs = Mapping[StageName, Path]
@@ -53,12 +55,14 @@ class Stage(Generic[P, S]):
         summary: type of its result.
         function: fills the work folder that it is given as `out`.
         extra_key: digest of what the stage reads beside its inputs, such as raw data.
+        together: may several processes do it together (`accelerate launch`)?
     """
 
     name: StageName
     summary: type[S]
     function: Callable[[P, Inputs, Path, Tracker], S]
     extra_key: Callable[[P], str]
+    together: bool = False
 
     def __call__(
         self, params: P, inputs: Inputs, out: Path, tracker: Tracker, *, force: bool = False
@@ -67,21 +71,42 @@ class Stage(Generic[P, S]):
 
         Raises:
             InputError: an input folder is missing or unfinished, `out` is no folder of this stage,
-                cannot be written, or is in use by another run.
+                cannot be written, or is in use by another run; or several processes were started
+                for a stage that one does.
             StageError: the disk is full.
         """
+        team = join_team()
+        if team.size > 1 and not self.together:
+            raise InputError(
+                f"{self.name}: one process does this stage; run it without `accelerate launch`, "
+                "which is for `replenish train` and `replenish pretrain`"
+            )
+        if not team.leads:
+            return self._follow(params, inputs, team)
         try:
             digests = _input_digests(self.name, inputs)
             key = self._key(params, digests)
-            with tracker.stage(self.name), _lock(out, self.name), torch_threads(usable_cores()):
+            threads = max(1, usable_cores() // team.size)
+            with tracker.stage(self.name), _lock(out, self.name), torch_threads(threads):
                 if _has_key(out, key) and not force:
+                    team.agree(False)
                     tracker.note(f"{self.name}: up to date ({out})")
                 else:
-                    self._fill(params, inputs, out, tracker, digests, key, force)
-                text = (out / SUMMARY).read_text(encoding="utf-8")
+                    self._fill(params, inputs, out, tracker, digests, key, force, team)
+                text = team.agree((out / SUMMARY).read_text(encoding="utf-8"))
                 return self.summary.model_validate_json(text)
         except OSError as error:
             raise _explain(error, self.name, out) from error
+
+    def _follow(self, params: P, inputs: Inputs, team: Team) -> S:
+        """Help the leader with its work; what this process writes goes nowhere."""
+        if team.agree(None):
+            with (
+                tempfile.TemporaryDirectory(prefix="replenish-") as nowhere,
+                torch_threads(max(1, usable_cores() // team.size)),
+            ):
+                self.function(params, inputs, Path(nowhere), NullTracker())
+        return self.summary.model_validate_json(team.agree(None))
 
     def is_current(self, params: P, inputs: Inputs, out: Path) -> bool:
         """Say whether a call would find nothing to do."""
@@ -104,6 +129,7 @@ class Stage(Generic[P, S]):
         digests: Mapping[str, str],
         key: str,
         force: bool,
+        team: Team,
     ) -> None:
         work = out.parent / WORK / self.name / key[:16]
         if force:
@@ -111,7 +137,7 @@ class Stage(Generic[P, S]):
         work.mkdir(parents=True, exist_ok=True)
         drop_temporary_files(work)
         # A run that was killed in its very last moment left a finished folder to be moved.
-        if not _has_key(work, key):
+        if team.agree(not _has_key(work, key)):
             result = self.function(params, inputs, work, tracker)
             if _input_digests(self.name, inputs) != digests:
                 raise StageError(
@@ -129,9 +155,10 @@ def stage(
     name: StageName,
     summary: type[S],
     extra_key: Callable[[P], str] = lambda _: "",
+    together: bool = False,
 ) -> Callable[[Callable[[P, Inputs, Path, Tracker], S]], Stage[P, S]]:
     """Return the decorator that makes a `Stage` of a function; see there for the arguments."""
-    return lambda function: Stage(name, summary, function, extra_key)
+    return lambda function: Stage(name, summary, function, extra_key, together)
 
 
 def _has_key(out: Path, key: str) -> bool:
@@ -154,7 +181,11 @@ def _input_digests(name: StageName, inputs: Inputs) -> dict[str, str]:
             )
         if manifest.stage != needed:
             raise InputError(f"{folder}: holds the stage `{manifest.stage}`, not `{needed}`")
-        digests[needed] = manifest.digest
+        file = STAGES[name].only.get(needed)
+        if file is None:
+            digests[needed] = manifest.digest
+        else:
+            digests[f"{needed}/{file}"] = manifest.files.get(file, "")
     return digests
 
 

@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +14,17 @@ from pipeline.data.decoding import Limits
 from pipeline.data.images import ImageMode
 from pipeline.data.listing import Quarantined
 from pipeline.data.loading import Loaded, load_images
-from pipeline.data.readers import Source, read_source, source_digest
+from pipeline.data.readers import Source, read_pool, read_source, source_digest
 from pipeline.data.shaping import LARGEST_AUTO_SIDE_PX, RESIZED
 from pipeline.data.splits import long_tail_profile, stratified_split, thin_to_long_tail
-from pipeline.data.store import UNLABELLED, Samples, make_samples, rows_digest, write_store
+from pipeline.data.store import (
+    UNLABELLED,
+    Samples,
+    concatenate,
+    make_samples,
+    rows_digest,
+    write_store,
+)
 from pipeline.device import usable_cores
 from pipeline.errors import InputError
 from pipeline.folders import write_bytes
@@ -26,11 +34,13 @@ from pipeline.tracking.tracker import Tracker
 
 DATASET = "dataset"
 QUARANTINE = "quarantine.jsonl"
+UNLABELLED_IDS = "unlabelled_ids.txt"
 
 LABEL_CONFLICT = "label conflict"
 ALSO_IN_TEST = "also in test"
 
 _SHOWN_REASONS = 3
+_SHOWN_FILES = 5
 _DIGITS_TAIL = Imbalance(max=60, min=6)  # what makes a small, imbalanced set of the digits
 
 
@@ -60,15 +70,22 @@ class PrepareSummary(Summary):
 
 @stage("prepare", PrepareSummary, extra_key=source_digest)
 def run(params: PrepareParams, inputs: Inputs, out: Path, tracker: Tracker) -> PrepareSummary:
-    """Write `dataset/` and `quarantine.jsonl`.
+    """Write `dataset/`, `quarantine.jsonl` and `unlabelled_ids.txt`.
+
+    The last holds the sorted ids of all train and pool rows, one a line: what a base that is
+    trained without labels depends on.
 
     Raises:
-        InputError: the source is missing or damaged, no image of it is usable, or a class has too
-            few distinct images to be split.
+        InputError: the source is missing or damaged, no image of it is usable, a class has too
+            few distinct images to be split, or the pool holds a validation or test image.
     """
     shutil.rmtree(out / DATASET, ignore_errors=True)  # what an interrupted run left
     source = read_source(params)
-    loaded = _load(params, source, tracker)
+    pool = read_pool(Path(params.pool_path))
+    total = len(source.names) + len(pool.names)
+    loaded = _load(
+        params, source, params.image_size_px, params.image_mode, _progress(tracker, 0, total)
+    )
     side = loaded.images.shape[1]
     if (
         params.image_size_px is None
@@ -80,17 +97,24 @@ def run(params: PrepareParams, inputs: Inputs, out: Path, tracker: Tracker) -> P
             "set prepare.image_size_px for more, up to 128"
         )
     samples, conflicts = _check_labels(source, loaded)
-    quarantine = sorted(
-        (*source.quarantine, *loaded.quarantine, *conflicts), key=lambda item: item.file
-    )
+    quarantine = [*source.quarantine, *loaded.quarantine, *conflicts]
     reasons = Counter(item.reason for item in quarantine)
     if not len(samples):
         raise InputError(_nothing_left(params, reasons))
     samples = _split(params, source.classes, samples, reasons, tracker)
-    info = write_store(
-        out / DATASET, samples, source.classes, samples.images.shape[1], loaded.image_mode
+    # The labelled images decide side and mode, so that a pool never changes what is judged.
+    unlabelled = _load(
+        params, pool, side, loaded.image_mode, _progress(tracker, len(source.names), total)
     )
+    samples = _with_pool(params, samples, pool, unlabelled, tracker)
+    quarantine = sorted(
+        (*quarantine, *pool.quarantine, *unlabelled.quarantine), key=lambda item: item.file
+    )
+    reasons = Counter(item.reason for item in quarantine)
+    conversions = Counter(loaded.conversions) + Counter(unlabelled.conversions)
+    info = write_store(out / DATASET, samples, source.classes, side, loaded.image_mode)
     _write_quarantine(out / QUARANTINE, quarantine)
+    _write_unlabelled_ids(out / UNLABELLED_IDS, samples)
     _tell(samples, quarantine, reasons, tracker)
     return PrepareSummary(
         classes=list(info.classes),
@@ -99,27 +123,34 @@ def run(params: PrepareParams, inputs: Inputs, out: Path, tracker: Tracker) -> P
         counts=info.counts,
         quarantined=len(quarantine),
         quarantine_reasons=dict(sorted(reasons.items())),
-        conversions=loaded.conversions,
+        conversions=dict(sorted(conversions.items())),
         dataset_digest=info.digest,
     )
 
 
-def _load(params: PrepareParams, source: Source, tracker: Tracker) -> Loaded:
+def _load(
+    params: PrepareParams,
+    source: Source,
+    side_px: int | None,
+    mode: Literal["auto", "L", "RGB"],
+    on_image: Callable[[int], None],
+) -> Loaded:
     return load_images(
         source,
-        side_px=params.image_size_px,
-        mode=params.image_mode,
+        side_px=side_px,
+        mode=mode,
         fit=params.fit,
         limits=Limits(params.max_file_bytes, params.max_image_pixels),
         workers=params.execution.workers or usable_cores(),
-        on_image=_progress(tracker, len(source.names)),
+        on_image=on_image,
     )
 
 
-def _progress(tracker: Tracker, total: int) -> Callable[[int], None]:
+def _progress(tracker: Tracker, before: int, total: int) -> Callable[[int], None]:
     every = max(1, total // 100)
 
-    def on_image(done: int) -> None:
+    def on_image(count: int) -> None:
+        done = before + count
         if done % every == 0 or done == total:
             tracker.progress("prepare", done, total, "images")
 
@@ -240,6 +271,56 @@ def _pool(
 ) -> npt.NDArray[np.int64]:
     training = {samples.groups[row] for row in kept}
     return np.asarray([row for row in left if samples.groups[row] not in training], dtype=np.int64)
+
+
+def _with_pool(
+    params: PrepareParams, samples: Samples, pool: Source, loaded: Loaded, tracker: Tracker
+) -> Samples:
+    """Return the rows with those of the user's pool that are new, as split `pool`.
+
+    Raises:
+        InputError: the pool holds the pixels of a validation or test row.
+    """
+    names = [pool.names[row] for row in loaded.rows]
+    rows = make_samples(loaded.images, pool.labels[loaded.rows], "pool", "real")
+    held_out = {
+        identity
+        for identity, split in zip(samples.ids, samples.splits, strict=True)
+        if split in ("validation", "test")
+    }
+    leaks = [name for name, identity in zip(names, rows.ids, strict=True) if identity in held_out]
+    if leaks:
+        # A file's name may hold what a terminal would obey.
+        shown = [name if name.isprintable() else ascii(name) for name in leaks[:_SHOWN_FILES]]
+        if len(leaks) > _SHOWN_FILES:
+            shown.append(f"and {len(leaks) - _SHOWN_FILES} more")
+        raise InputError(
+            f"prepare.pool_path = {params.pool_path}: {len(leaks)} "
+            f"image{'' if len(leaks) == 1 else 's'} with the pixels of a validation or test image: "
+            f"{', '.join(shown)}; a generator that learned from them would spoil the verdict; "
+            "remove these files from the pool"
+        )
+    seen = set(samples.ids)
+    new: list[int] = []
+    for row, identity in enumerate(rows.ids):
+        if identity not in seen:
+            new.append(row)
+        seen.add(identity)
+    if len(new) < len(rows):
+        tracker.note(
+            f"prepare: {len(rows) - len(new)} exact copies of training images or of other pool "
+            "images are left out of the pool"
+        )
+    return concatenate([samples, rows.take(new)])
+
+
+def _write_unlabelled_ids(path: Path, samples: Samples) -> None:
+    ids = sorted(
+        identity
+        for identity, split in zip(samples.ids, samples.splits, strict=True)
+        if split in ("train", "pool")
+    )
+    write_bytes(path, "".join(f"{identity}\n" for identity in ids).encode())
 
 
 def _write_quarantine(path: Path, quarantine: Sequence[Quarantined]) -> None:

@@ -1,3 +1,4 @@
+import errno
 import shutil
 import struct
 from collections import Counter
@@ -13,9 +14,11 @@ from pipeline.data.readers import (
     read_digits,
     read_folder,
     read_idx_folder,
+    read_pool,
     read_source,
     source_digest,
 )
+from pipeline.data.store import UNLABELLED
 from pipeline.errors import InputError
 from pipeline.params import PrepareParams
 
@@ -291,6 +294,107 @@ def test_the_digests_of_idx_and_digits(idx_folder: Path) -> None:
     (idx_folder / "classes.txt").write_text("a\nb\nc\n")
     assert source_digest(params) != before
     assert source_digest(PrepareParams()) == source_digest(PrepareParams(seed=9))
+
+
+def test_a_pool_is_read_at_any_depth(tmp_path: Path) -> None:
+    for name in ("b.png", "a/x.JPG", "a/deep/er/y.png", "z/README.png", "pool/p.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(path)
+    for name in ("README.md", "a/readme", ".DS_Store", "a/.hidden.png", "a/notes.txt"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / ".thumbnails").mkdir()
+    (tmp_path / ".thumbnails" / "b.png").write_text("x")
+    pool = read_pool(tmp_path)
+    assert pool.names == (
+        "pool/a/deep/er/y.png",
+        "pool/a/x.JPG",
+        "pool/b.png",
+        "pool/pool/p.png",
+        "pool/z/README.png",
+    )
+    assert [path.relative_to(tmp_path).as_posix() for path in pool.files] == [
+        name.removeprefix("pool/") for name in pool.names
+    ]
+    assert pool.labels.tolist() == [UNLABELLED] * 5
+    assert set(pool.given) == {"pool"}
+    assert pool.classes == ()
+    assert reasons(pool) == {"pool/a/notes.txt": "not named as an image"}
+
+
+def test_a_pool_that_is_empty_or_missing_has_no_items(tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "absent"):
+        pool = read_pool(root)
+        assert (pool.names, pool.files, pool.quarantine) == ((), (), ())
+        assert pool.labels.shape == (0,)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"prepare\.pool_path = .*is a file, not a folder; put"):
+        read_pool(tmp_path / "file")
+
+
+def test_a_pool_that_cannot_be_listed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InputError, match=r"cannot be listed \(Permission denied\); mend"):
+        read_pool(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="cannot be listed .File name too long"):
+        read_pool(tmp_path / ("x" * 300))
+
+
+def test_links_that_lead_out_of_the_pool_are_never_read(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    Image.new("L", (4, 4)).save(outside / "secret.png")
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    Image.new("L", (4, 4)).save(root / "own.png")
+    (root / "out.png").symlink_to(outside / "secret.png")
+    (root / "sub" / "climb.png").symlink_to("../../outside/secret.png")
+    (root / "sub" / "in.png").symlink_to("../own.png")
+    (root / "ring.png").symlink_to("ring.png")
+    (root / "folder").symlink_to(outside)
+    (root / "sub" / "loop").symlink_to("..")
+    (root / "a\\..\\evil.png").write_text("x")
+    pool = read_pool(root)
+    assert pool.names == ("pool/own.png", "pool/sub/in.png")
+    assert reasons(pool) == {
+        "pool/a\\..\\evil.png": "leads out of the folder",
+        "pool/folder": "leads out of the folder",
+        "pool/out.png": "leads out of the folder",
+        "pool/ring.png": "leads out of the folder",
+        "pool/sub/climb.png": "leads out of the folder",
+        "pool/sub/loop": "link to a folder",
+    }
+
+
+@pytest.mark.parametrize("source", ["digits", "folder", "idx"])
+def test_the_digest_follows_the_pool(
+    tmp_path: Path, make_image_folder: MakeImageFolder, source: str
+) -> None:
+    raw = make_image_folder(tmp_path / "raw", {"cat": 1, "dog": 1})
+    write_idx(raw, "train", np.zeros((3, 4, 4), np.uint8), [0, 1, 0])
+    pool = tmp_path / "pool"
+    params = PrepareParams(source=source, path=str(raw), pool_path=str(pool))
+    missing = source_digest(params)
+    pool.mkdir()
+    (pool / "README.md").write_text("ignored")
+    assert source_digest(params) == missing
+    seen = {missing}
+    Image.new("L", (4, 4)).save(pool / "a.png")
+    seen.add(source_digest(params))
+    Image.new("L", (4, 4), 9).save(pool / "a.png")
+    seen.add(source_digest(params))
+    (pool / "notes.txt").write_text("x")
+    seen.add(source_digest(params))
+    assert len(seen) == 4
+    pool.rename(tmp_path / "elsewhere")
+    moved = params.model_copy(update={"pool_path": str(tmp_path / "elsewhere")})
+    assert source_digest(moved) in seen
 
 
 def test_read_source_follows_the_params(idx_folder: Path) -> None:

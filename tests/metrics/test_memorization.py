@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StageError
-from pipeline.metrics.memorization import nearest_real
+from pipeline.metrics.memorization import COPY_RATIO, Nearest, copy_share, nearest_real
 
 
 def test_distances_of_a_known_layout():
@@ -46,3 +46,26 @@ def test_bad_features_are_refused():
     with pytest.raises(StageError, match="not finite"):
         nearest_real(np.array([[np.nan]]), np.zeros((2, 1)))
     assert len(nearest_real(np.zeros((0, 2)), np.zeros((2, 2))).ratio) == 0
+
+
+def nearest_of(ratios: list[float]) -> Nearest:
+    return Nearest(np.zeros(len(ratios), np.int64), np.zeros(len(ratios)), np.array(ratios))
+
+
+def test_the_copy_share_counts_ratios_below_the_limit_and_not_at_it():
+    found = nearest_of([0.0, 0.2, COPY_RATIO, 1.0])
+    assert copy_share(found) == 0.5
+    assert copy_share(found, limit=0.1) == 0.25
+    assert copy_share(found, limit=1.0) == 0.75
+
+
+def test_the_copy_share_is_the_share_of_copies_mixed_into_new_draws():
+    random = np.random.default_rng(2)
+    real, new = random.normal(size=(100, 16)), random.normal(size=(30, 16))
+    near = real[:10] + 0.01 * random.normal(size=(10, 16))
+    assert copy_share(nearest_real(np.concatenate([near, new]), real)) == 0.25
+
+
+def test_a_copy_share_of_nothing_is_refused():
+    with pytest.raises(StageError, match="copy_share: 0 fake rows; a share needs at least 1"):
+        copy_share(nearest_of([]))

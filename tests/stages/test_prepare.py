@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from support import need
 
-from pipeline.data.store import UNLABELLED, read_info, read_samples
+from pipeline.data.store import UNLABELLED, Samples, read_info, read_samples
 from pipeline.errors import InputError, StageError
 from pipeline.folders import read_manifest
 from pipeline.params import Execution, Imbalance, PrepareParams, load_params
@@ -31,6 +31,7 @@ def prepare(root: Path, tracker: Any, out: str = "out", **changes: Any) -> Prepa
     settings = {
         "source": "folder",
         "path": str(root),
+        "pool_path": str(root.parent / "pool"),
         "imbalance": None,
         "validation_fraction": 0.2,
         "test_fraction": 0.35,
@@ -289,6 +290,219 @@ def test_large_images_are_brought_to_32_px_with_a_note(
     assert prepare(root, recording_tracker).image_size_px == 32
     assert any("brought to 32 px" in note for note in recording_tracker.notes)
     assert prepare(root, recording_tracker, "whole", image_size_px=48).image_size_px == 48
+
+
+@pytest.fixture
+def pool(root: Path) -> Path:
+    """Return a pool of five new images beside `root`, two of them in folders."""
+    folder = root.parent / "pool"
+    random = np.random.default_rng(7)
+    for name in ("a.png", "b.png", "c.png", "more/d.png", "more/still/e.png"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (12, 12, 3), np.uint8)).save(path)
+    return folder
+
+
+def rows_of(root: Path, split: str, out: str = "out") -> Samples:
+    return read_samples(root.parent / out / "prepare" / "dataset", (split,))
+
+
+def unlabelled_ids(root: Path, out: str = "out") -> list[str]:
+    text = (root.parent / out / "prepare" / "unlabelled_ids.txt").read_bytes().decode()
+    assert text.endswith("\n")
+    return text.removesuffix("\n").split("\n")
+
+
+def save(image: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(path)
+
+
+def test_the_pool_joins_without_labels(root: Path, pool: Path, recording_tracker: Any) -> None:
+    without = prepare(root, recording_tracker, "without", pool_path=str(root.parent / "absent"))
+    summary = prepare(root, recording_tracker)
+    assert summary.counts == without.counts | {"pool": {"unlabelled": 5}}
+    assert summary.quarantined == 0
+    rows = rows_of(root, "pool")
+    assert rows.labels.tolist() == [UNLABELLED] * 5
+    assert set(rows.origins) == {"real"}
+    assert np.array_equal(rows.images[4], np.asarray(Image.open(pool / "more/still/e.png")))
+    for split in ("train", "validation", "test"):
+        assert rows_of(root, split).ids == rows_of(root, split, "without").ids
+    assert unlabelled_ids(root) == sorted(rows.ids + rows_of(root, "train").ids)
+    assert unlabelled_ids(root, "without") == sorted(rows_of(root, "train").ids)
+    assert recording_tracker.progress_calls[-1] == ("prepare", 27, 27, "images")
+
+
+def test_a_pool_of_no_rows_changes_nothing(root: Path, recording_tracker: Any) -> None:
+    before = prepare(root, recording_tracker)
+    first = read_manifest(root.parent / "out" / "prepare")
+    (root.parent / "pool").mkdir()
+    (root.parent / "pool" / "README.md").write_text("x")
+    assert prepare(root, recording_tracker) == before
+    assert recording_tracker.notes[-1].startswith("prepare: up to date")
+    (root.parent / "pool" / "bad.png").write_text("no picture")
+    after = prepare(root, recording_tracker)
+    assert after.dataset_digest == before.dataset_digest
+    assert after.counts == before.counts
+    assert quarantined(root).keys() == {"pool/bad.png"}
+    second = read_manifest(root.parent / "out" / "prepare")
+    assert first is not None
+    assert second is not None
+    changed = {name for name in first.files if first.files[name] != second.files[name]}
+    assert changed == {"quarantine.jsonl", "summary.json"}
+
+
+def test_bad_files_of_the_pool_are_quarantined_by_name(
+    root: Path, pool: Path, recording_tracker: Any
+) -> None:
+    (pool / "text.png").write_text("no picture")
+    (pool / "notes.txt").write_text("x")
+    (pool / "more" / "out.png").symlink_to(root / "cat" / "000.png")
+    (root / "cat" / "text.png").write_text("no picture")
+    good = (pool / "a.png").read_bytes()
+    (pool / "cut.png").write_bytes(good[: len(good) // 2])
+    summary = prepare(root, recording_tracker)
+    assert {name: reason for name, (reason, _) in quarantined(root).items()} == {
+        "cat/text.png": "not an image",
+        "pool/cut.png": "truncated",
+        "pool/more/out.png": "leads out of the folder",
+        "pool/notes.txt": "not named as an image",
+        "pool/text.png": "not an image",
+    }
+    assert summary.quarantined == 5
+    assert summary.quarantine_reasons["not an image"] == 2
+    assert summary.counts["pool"] == {"unlabelled": 5}
+
+
+def test_a_bad_pool_is_not_blamed_for_the_labelled_images(
+    root: Path, pool: Path, recording_tracker: Any
+) -> None:
+    (pool / "text.png").write_text("no picture")
+    for path in root.rglob("*.png"):
+        path.write_text("text")
+    with pytest.raises(InputError, match=r"no usable image; all 22 files were quarantined"):
+        prepare(root, recording_tracker)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_held_out_image_in_the_pool_is_refused(
+    root: Path, pool: Path, recording_tracker: Any, split: str
+) -> None:
+    prepare(root, recording_tracker)
+    held = rows_of(root, split)
+    save(held.images[0], pool / "more" / "copied\x1b[2J.bmp")  # other bytes, the same pixels
+    with pytest.raises(InputError) as caught:
+        prepare(root, recording_tracker)
+    assert str(caught.value) == (
+        f"prepare.pool_path = {pool}: 1 image with the pixels of a validation or test image: "
+        "'pool/more/copied\\x1b[2J.bmp'; a generator that learned from them would spoil the "
+        "verdict; remove these files from the pool"
+    )
+
+
+def test_at_most_five_held_out_files_are_named(
+    root: Path, pool: Path, recording_tracker: Any
+) -> None:
+    with pytest.raises(InputError, match="12 images with the pixels of a validation or test") as e:
+        prepare(root, recording_tracker, pool_path=str(root))
+    assert str(e.value).count("pool/") == 5
+    assert "and 7 more; a generator" in str(e.value)
+
+
+def test_what_the_pool_repeats_is_left_out_and_counted(
+    root: Path, pool: Path, recording_tracker: Any
+) -> None:
+    prepare(root, recording_tracker, "before")
+    shutil.copy(pool / "a.png", pool / "more" / "a again.png")
+    (pool / "more" / "a link.png").symlink_to("../a.png")
+    save(rows_of(root, "train", "before").images[0], pool / "0.png")
+    prepare(root, recording_tracker)
+    assert rows_of(root, "pool").ids == rows_of(root, "pool", "before").ids
+    assert recording_tracker.notes == [
+        "prepare: 3 exact copies of training images or of other pool images are left out of the "
+        "pool"
+    ]
+
+
+def test_the_users_pool_stands_beside_what_thinning_leaves(
+    root: Path, pool: Path, recording_tracker: Any
+) -> None:
+    tail = Imbalance(max=5, min=2)
+    none = str(root.parent / "absent")
+    prepare(root, recording_tracker, "thinned", imbalance=tail, pool_path=none)
+    left = rows_of(root, "pool", "thinned")
+    assert len(left) == 3
+    save(left.images[0], pool / "left.png")
+    prepare(root, recording_tracker, imbalance=tail)
+    assert len(rows_of(root, "pool")) == 8
+    assert rows_of(root, "pool").ids[:3] == left.ids
+    assert "prepare: 1 exact copies of training images or of other" in recording_tracker.notes[-1]
+    # Thrown away with its label, the same image may come back as one of the user's own.
+    prepare(root, recording_tracker, "own", imbalance=tail, keep_pool=False)
+    assert len(rows_of(root, "pool", "own")) == 6
+
+
+def test_a_colour_pool_follows_grey_images(
+    tmp_path: Path, make_image_folder: MakeImageFolder, recording_tracker: Any
+) -> None:
+    root = make_image_folder(tmp_path / "raw", {"cat": 8, "dog": 8}, mode="L")
+    pool = tmp_path / "pool"
+    save(np.full((40, 20, 3), (255, 0, 0), np.uint8), pool / "red.png")
+    save(np.full((12, 12, 1), 9, np.uint8), pool / "grey.png")
+    summary = prepare(root, recording_tracker)
+    assert (summary.image_size_px, summary.image_mode) == (12, "L")
+    assert summary.conversions == {"colour to grey": 1, "padded to a square": 1, "resized": 1}
+    rows = rows_of(root, "pool")
+    assert rows.images.shape == (2, 12, 12, 1)
+    assert rows.images[1][6, 6, 0] == 76  # luma of pure red
+    # The same file as a test image is found although the pool holds it in colour.
+    test = rows_of(root, "test").images[0]
+    save(test.repeat(3, axis=2), pool / "same.png")
+    with pytest.raises(InputError, match=r"1 image .*: pool/same\.png; a generator"):
+        prepare(root, recording_tracker)
+
+
+def test_a_grey_pool_follows_colour_images(root: Path, recording_tracker: Any) -> None:
+    save(np.full((12, 12, 1), 9, np.uint8), root.parent / "pool" / "grey.png")
+    summary = prepare(root, recording_tracker)
+    assert summary.image_mode == "RGB"
+    assert summary.conversions == {"grey to RGB": 1}
+    assert rows_of(root, "pool").images.shape == (1, 12, 12, 3)
+
+
+def test_digits_take_a_pool_too(tmp_path: Path, recording_tracker: Any) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (30, 30, 1), np.uint8)
+    save(image, tmp_path / "pool" / "new.png")
+    params = PrepareParams(pool_path=str(tmp_path / "pool"))
+    summary = run(params, {}, tmp_path / "out" / "prepare", recording_tracker)
+    before = run(PrepareParams(), {}, tmp_path / "without" / "prepare", recording_tracker)
+    more = before.counts["pool"]["unlabelled"] + 1
+    assert summary.counts == before.counts | {"pool": {"unlabelled": more}}
+    ids = unlabelled_ids(tmp_path / "x")
+    assert len(ids) == sum(summary.counts["train"].values()) + more
+    assert ids == sorted(ids)
+
+
+def test_new_labels_for_the_same_rows_leave_the_unlabelled_ids(
+    root: Path, pool: Path, recording_tracker: Any
+) -> None:
+    before = prepare(root, recording_tracker, "before")
+    (root / "dog").rename(root / "dingo")
+    (pool / "a.png").rename(pool / "z.png")
+    after = prepare(root, recording_tracker)
+    assert after.classes != before.classes
+    assert unlabelled_ids(root) == unlabelled_ids(root, "before")
+
+
+def test_the_unlabelled_ids_count_repeated_rows(root: Path, recording_tracker: Any) -> None:
+    for path in sorted((root / "cat").iterdir()):
+        shutil.copy(path, path.with_name(f"copy{path.name}"))
+    prepare(root, recording_tracker)
+    ids = unlabelled_ids(root)
+    assert ids == sorted(rows_of(root, "train").ids)
+    assert len(ids) > len(set(ids))
 
 
 @pytest.mark.slow

@@ -1,0 +1,98 @@
+"""A look at a generator while it trains: does it copy, and how near is it to held-out images?"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+
+from pipeline.data.images import Images, flat_pixels, from_model
+from pipeline.data.store import Samples
+from pipeline.diffusion.checkpoints import GeneratorSpec
+from pipeline.diffusion.sampling import SamplerSettings, sample
+from pipeline.metrics.kernel import MINIMUM_ROWS, kernel_distance
+from pipeline.metrics.memorization import COPY_RATIO, RealIndex
+from pipeline.seeds import numpy_generator, torch_generator
+
+Embed = Callable[[Images], npt.NDArray[np.floating]]
+
+_BATCH_IMAGES = 64
+
+
+class Probe:
+    """Draws the same samples at every call, but for the network, and measures them.
+
+    The labels are drawn from those of the held-out rows, so that samples and held-out rows hold the
+    classes in the same shares.
+    """
+
+    def __init__(
+        self,
+        spec: GeneratorSpec,
+        training: Samples,
+        heldout: Samples,
+        embed: Embed,
+        settings: SamplerSettings,
+        images: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """Lay out the real rows.
+
+        Args:
+            spec: of the generator.
+            training: rows that it is trained on; what comes too near them is a copy.
+            heldout: real rows that it is not trained on, at least one.
+            embed: (N, H, W, C) uint8 -> (N, D) features for the kernel distance.
+            settings: of the sampler.
+            images: samples to draw.
+            seed: root seed.
+            device: where the network is.
+        """
+        self._spec, self._settings = spec, settings
+        self._seed, self._device, self._embed = seed, device, embed
+        # Drawn, not matched one to one: matched labels would make the distance negative by design.
+        self._labels = numpy_generator(seed, "probe").choice(heldout.labels, images)
+        self._pixels = RealIndex(flat_pixels(training.images))
+        self._classes = len(spec.classes)
+        features = np.asarray(embed(heldout.images), dtype=np.float64)
+        # How long a feature is: a label weighs as much as all features of an image do.
+        self._scale = math.sqrt(float(np.mean(np.sum(features**2, axis=1))))
+        self._real = self._with_label(features, heldout.labels)
+
+    def __call__(self, model: UNet2DModel) -> tuple[float, float]:
+        """Return (share of copies, kernel distance to the held-out rows).
+
+        The share of copies is the mean over classes, so that a thin class counts as much as a thick
+        one. The kernel distance is that of images together with their labels: an image of another
+        class than it was asked for counts as wrong. NaN where there are too few held-out rows.
+        """
+        images = self.draw(model)
+        ratio = self._pixels.nearest(flat_pixels(images)).ratio
+        copied = ratio < COPY_RATIO
+        share = float(np.mean([copied[self._labels == c].mean() for c in set(self._labels)]))
+        if min(len(images), len(self._real)) < MINIMUM_ROWS:
+            return share, math.nan
+        fake = self._with_label(np.asarray(self._embed(images), dtype=np.float64), self._labels)
+        return share, kernel_distance(self._real, fake).value
+
+    def draw(self, model: UNet2DModel) -> Images:
+        """Return the samples, (N, H, W, C) uint8."""
+        parts: list[Images] = []
+        for start in range(0, len(self._labels), _BATCH_IMAGES):
+            labels = torch.from_numpy(self._labels[start : start + _BATCH_IMAGES])
+            noise = [torch_generator(self._seed, "probe", start + i) for i in range(len(labels))]
+            drawn = sample(model, self._spec, labels, noise, self._settings, self._device)
+            parts.append(from_model(drawn))
+        return np.concatenate(parts)
+
+    def _with_label(
+        self, features: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
+        one_hot = np.eye(self._classes)[labels] * self._scale
+        # Scaled so that the polynomial kernel's x.y / D is of order one, whatever the features.
+        width = math.sqrt(features.shape[1] + self._classes) / max(self._scale, 1e-12)
+        joined: npt.NDArray[np.float64] = np.concatenate([features, one_hot], axis=1) * width
+        return joined

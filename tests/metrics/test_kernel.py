@@ -1,0 +1,193 @@
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+
+from pipeline.errors import StageError
+from pipeline.metrics import kernel as module
+from pipeline.metrics.kernel import kernel_distance
+
+
+def polynomial(a, b):
+    return (a @ b / len(a) + 1) ** 3
+
+
+def gaussian(real):
+    gaps = [np.linalg.norm(a - b) for i, a in enumerate(real) for b in real[:i]]
+    width = np.median(gaps)
+    return lambda a, b: np.exp(-((a - b) ** 2).sum() / (2 * width**2))
+
+
+def test_two_points_in_closed_form():
+    a, b = np.array([1.0, 2.0]), np.array([0.0, -1.0])
+    found = kernel_distance(np.tile(a, (5, 1)), np.tile(b, (4, 1)))
+    # (5 / 2 + 1)^3 + (1 / 2 + 1)^3 - 2 (-2 / 2 + 1)^3
+    assert found.value == pytest.approx(3.5**3 + 1.5**3)
+    assert found.spread == pytest.approx(0, abs=1e-9)
+    assert (found.n_real, found.n_fake, found.kernel) == (5, 4, "polynomial")
+
+
+def test_a_simplex_in_closed_form_for_the_gaussian_kernel():
+    corners = np.eye(8)
+    # Every two real rows are sqrt(2) apart, so 2 s^2 = 4.
+    found = kernel_distance(corners[:4], 10 * corners[4:], "gaussian")
+    assert found.value == pytest.approx(np.exp(-2 / 4) + np.exp(-200 / 4) - 2 * np.exp(-101 / 4))
+    same = kernel_distance(corners[:4], corners[4:], "gaussian")
+    assert same.value == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["polynomial", "gaussian"])
+def test_it_agrees_with_plain_loops(name):
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(5, 3)), random.normal(size=(6, 3)) + 1.5
+    k = polynomial if name == "polynomial" else gaussian(x)
+    xx = np.array([[k(a, b) for b in x] for a in x])
+    yy = np.array([[k(a, b) for b in y] for a in y])
+    xy = np.array([[k(a, b) for b in y] for a in x])
+    value = (
+        np.mean([xx[i, j] for i, j in permutations(range(5), 2)])
+        + np.mean([yy[i, j] for i, j in permutations(range(6), 2)])
+        - 2 * np.mean([xy[i, j] for i, j in product(range(5), range(6))])
+    )
+    found = kernel_distance(x, y, name)
+    assert found.value == pytest.approx(value)
+    assert found.spread**2 == pytest.approx(plain_variance(xx, yy, xy))
+
+
+def plain_variance(xx, yy, xy):
+    """Average every product of kernel values over distinct rows: unbiased term by term."""
+    n, m = xy.shape
+    first = 4 * plain_row_variance(xx, xy) / n + 4 * plain_row_variance(yy, xy.T) / m
+    assert first > 0  # else the estimate is clipped, and this comparison says nothing
+    between = np.mean(
+        [
+            xy[i, j] ** 2 - xy[i, j] * xy[i, q] - xy[i, j] * xy[p, j] + xy[i, j] * xy[p, q]
+            for (i, p), (j, q) in product(permutations(range(n), 2), permutations(range(m), 2))
+        ]
+    )
+    second = 2 * plain_interaction(xx) / (n * (n - 1)) + 2 * plain_interaction(yy) / (m * (m - 1))
+    return first + second + 4 * between / (n * m)
+
+
+def plain_interaction(k):
+    return np.mean(
+        [
+            k[a, b] ** 2 - 2 * k[a, b] * k[a, c] + k[a, b] * k[c, d]
+            for a, b, c, d in permutations(range(len(k)), 4)
+        ]
+    )
+
+
+def plain_row_variance(own, other):
+    n, m = other.shape
+    within = np.mean(
+        [own[a, b] * (own[a, c] - own[c, d]) for a, b, c, d in permutations(range(n), 4)]
+    )
+    mixed = np.mean(
+        [
+            own[a, b] * (other[a, j] - other[c, j])
+            for (a, b, c), j in product(permutations(range(n), 3), range(m))
+        ]
+    )
+    between = np.mean(
+        [
+            other[a, j] * (other[a, q] - other[b, q])
+            for (a, b), (j, q) in product(permutations(range(n), 2), permutations(range(m), 2))
+        ]
+    )
+    return within - 2 * mixed + between
+
+
+def draw(random, n, m, shift):
+    return random.normal(size=(n, 6)), random.normal(size=(m, 6)) + shift
+
+
+@pytest.mark.parametrize("name", ["polynomial", "gaussian"])
+@pytest.mark.parametrize(("n", "m"), [(20, 20), (200, 60)])
+def test_one_distribution_is_within_three_spreads_of_nought(name, n, m):
+    random = np.random.default_rng(3)
+    found = [kernel_distance(*draw(random, n, m, 0.0), name) for _ in range(10)]
+    assert all(abs(one.value) < 3 * one.spread for one in found)
+    assert min(one.value for one in found) < 0 < max(one.value for one in found)
+
+
+@pytest.mark.parametrize("name", ["polynomial", "gaussian"])
+def test_a_shifted_a_noisy_and_a_collapsed_generator_stand_far_off(name):
+    random = np.random.default_rng(4)
+    real, fake = draw(random, 100, 100, 0.0)
+    none = kernel_distance(real, fake, name)
+    for worse in (fake + 1.0, 3 * fake, np.repeat(fake[:1], 100, axis=0)):
+        found = kernel_distance(real, worse, name)
+        assert found.value > none.value
+        assert found.value > 3 * found.spread
+    near, far = (kernel_distance(real, fake + shift, name).value for shift in (1.0, 2.0))
+    assert far > near
+
+
+@pytest.mark.parametrize("name", ["polynomial", "gaussian"])
+@pytest.mark.parametrize(("shift", "low", "high"), [(0.0, 0.95, 1.5), (0.7, 0.85, 1.15)])
+def test_the_value_is_unbiased_and_the_spread_is_that_of_repeated_draws(name, shift, low, high):
+    random = np.random.default_rng(5)
+    found = [kernel_distance(*draw(random, 20, 30, shift), name) for _ in range(300)]
+    values = np.array([one.value for one in found])
+    deviation = values.std(ddof=1)
+    if not shift:
+        assert abs(values.mean()) < 4 * deviation / np.sqrt(len(values))
+    spread = np.sqrt(np.mean([one.spread**2 for one in found]))
+    assert low < spread / deviation < high
+
+
+@pytest.mark.parametrize("name", ["polynomial", "gaussian"])
+def test_blocks_change_nothing(name, monkeypatch):
+    real, fake = draw(np.random.default_rng(6), 25, 17, 0.3)
+    whole = kernel_distance(real, fake, name)
+    monkeypatch.setattr(module, "_BLOCK_ROWS", 4)
+    parts = kernel_distance(real, fake, name)
+    assert parts.value == pytest.approx(whole.value, rel=1e-9)
+    assert parts.spread == pytest.approx(whole.spread, rel=1e-9)
+
+
+def test_the_bandwidth_of_many_rows_comes_from_rows_evenly_spread(monkeypatch):
+    real, fake = draw(np.random.default_rng(7), 400, 50, 0.5)
+    # Sorted, as a folder of classes is: the first rows alone would give another bandwidth.
+    real = np.sort(real, axis=0)
+    whole = kernel_distance(real, fake, "gaussian")
+    monkeypatch.setattr(module, "_BANDWIDTH_ROWS", 100)
+    assert kernel_distance(real, fake, "gaussian").value == pytest.approx(whole.value, rel=0.05)
+
+
+def test_the_gaussian_kernel_does_not_mind_where_the_origin_is():
+    real, fake = draw(np.random.default_rng(8), 30, 30, 0.5)
+    near, far = (kernel_distance(real + c, fake + c, "gaussian").value for c in (0.0, 1.0e6))
+    assert far == pytest.approx(near, rel=1e-6)
+
+
+def test_float32_features_are_worked_in_float64():
+    real, fake = (rows.astype(np.float32) for rows in draw(np.random.default_rng(9), 30, 30, 0.0))
+    wide = kernel_distance(real.astype(np.float64), fake.astype(np.float64))
+    assert kernel_distance(real, fake) == wide
+
+
+def test_bad_features_are_refused():
+    good = np.random.default_rng(10).normal(size=(4, 2))
+    with pytest.raises(StageError, match="kernel_distance: 3 real rows; it needs at least 4"):
+        kernel_distance(good[:3], good)
+    with pytest.raises(StageError, match="kernel_distance: 0 fake rows; it needs at least 4"):
+        kernel_distance(good, good[:0])
+    with pytest.raises(StageError, match="real rows have 2 features and fake rows 1;"):
+        kernel_distance(good, good[:, :1])
+    with pytest.raises(StageError, match="fake features hold values that are not finite"):
+        kernel_distance(good, np.where(good == good[0, 0], np.inf, good))
+    with pytest.raises(StageError, match=r"real has the shape \(4,\), not \(N, D\)"):
+        kernel_distance(good[:, 0], good)
+    with pytest.raises(StageError, match="the polynomial kernel overflows"):
+        kernel_distance(good * 1.0e100, good)
+    with pytest.raises(StageError, match="the median distance between real rows is 0"):
+        kernel_distance(np.ones((4, 2)), good, "gaussian")
+
+
+def test_the_minimum_is_enough():
+    random = np.random.default_rng(11)
+    found = kernel_distance(random.normal(size=(4, 2)), random.normal(size=(4, 2)))
+    assert np.isfinite(found.value)
+    assert found.spread > 0

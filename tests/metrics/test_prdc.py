@@ -1,0 +1,148 @@
+import math
+
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestNeighbors
+
+from pipeline.errors import StageError
+from pipeline.metrics import prdc as module
+from pipeline.metrics.prdc import prdc
+
+
+def four(found):
+    return found.precision, found.recall, found.density, found.coverage
+
+
+def column(*values):
+    return np.array(values, dtype=np.float64)[:, None]
+
+
+def test_a_known_layout():
+    # k = 1: every real radius is 1; the fake radii are 9.5, 0.25 and 0.25.
+    found = prdc(column(0, 1, 2, 3), column(0.5, 10, 10.25), k=1)
+    assert four(found) == pytest.approx((1 / 3, 1, 2 / 3, 2 / 4))
+    assert (found.k, found.n_real, found.n_fake) == (1, 4, 3)
+
+
+def test_a_fake_row_on_the_edge_of_a_ball_is_outside():
+    on_the_edge = prdc(column(0, 1, 2, 3), column(4, 100), k=1)
+    assert (on_the_edge.precision, on_the_edge.density, on_the_edge.coverage) == (0, 0, 0)
+    just_inside = prdc(column(0, 1, 2, 3), column(3.999, 100), k=1)
+    assert (just_inside.precision, just_inside.coverage) == (1 / 2, 1 / 4)
+
+
+def test_a_row_that_is_there_more_than_k_times_has_an_empty_ball():
+    real = column(0, 0, 0, 7)
+    found = prdc(real, column(0, 0, 1), k=2)
+    assert found.coverage == 1 / 4  # only the ball of 7 holds a row, that at 1
+    assert found.precision == 1 / 3
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_the_real_set_itself_has_ones_throughout(k):
+    # Exact: each row is inside its own ball and those of its k - 1 nearer neighbours, ties outside.
+    real = np.random.default_rng(0).normal(size=(60, 8))
+    found = prdc(real, real, k)
+    assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
+    balls = [sum(plain_inside(real, real, k)[:, j]) for j in range(60)]
+    assert found.density == pytest.approx(np.mean(balls) / k)
+    assert found.density == pytest.approx(1)
+
+
+def plain_inside(centres, rows, k):
+    inside = np.zeros((len(centres), len(rows)), dtype=bool)
+    for i, centre in enumerate(centres):
+        others = [math.dist(centre, other) for j, other in enumerate(centres) if j != i]
+        radius = sorted(others)[k - 1]
+        for j, row in enumerate(rows):
+            inside[i, j] = math.dist(centre, row) < radius
+    return inside
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_it_agrees_with_plain_loops(k):
+    random = np.random.default_rng(1)
+    real, fake = random.normal(size=(40, 3)), 0.8 * random.normal(size=(30, 3)) + 0.5
+    in_real, in_fake = plain_inside(real, fake, k), plain_inside(fake, real, k)
+    expected = (
+        in_real.any(axis=0).mean(),
+        in_fake.any(axis=0).mean(),
+        in_real.sum(axis=0).mean() / k,
+        in_real.any(axis=1).mean(),
+    )
+    assert four(prdc(real, fake, k)) == pytest.approx(expected)
+
+
+def test_its_radii_are_those_of_scikit_learn():
+    rows = np.random.default_rng(2).normal(size=(50, 16))
+    distances, _ = NearestNeighbors(n_neighbors=4).fit(rows).kneighbors()
+    assert np.allclose(module._radii(rows, 4), distances[:, -1])
+
+
+def test_a_collapsed_generator_has_high_precision_and_low_recall_and_coverage():
+    random = np.random.default_rng(3)
+    real = random.normal(size=(200, 4))
+    found = prdc(real, 0.01 * random.normal(size=(200, 4)))
+    assert found.precision == 1
+    assert found.recall < 0.05
+    assert found.coverage < 0.1
+
+
+def test_a_generator_that_keeps_to_the_middle_has_density_above_one_and_low_recall():
+    random = np.random.default_rng(9)
+    real = random.normal(size=(200, 4))
+    fair, narrow = (prdc(real, width * random.normal(size=(200, 4))) for width in (1.0, 0.5))
+    assert narrow.density > 1.2
+    assert narrow.precision > fair.precision
+    assert narrow.recall < fair.recall - 0.3
+    assert narrow.coverage < fair.coverage - 0.1
+
+
+def test_noise_around_the_real_rows_has_low_precision_and_keeps_recall():
+    random = np.random.default_rng(4)
+    real = random.normal(size=(200, 4))
+    found = prdc(real, 10 * random.normal(size=(200, 4)))
+    assert found.precision < 0.1
+    assert found.density < 0.1
+    assert found.recall > 0.8
+    assert found.coverage < 0.2
+
+
+def test_rows_from_elsewhere_have_noughts_throughout():
+    random = np.random.default_rng(5)
+    real = random.normal(size=(50, 4))
+    assert four(prdc(real, random.normal(size=(50, 4)) + 100)) == (0, 0, 0, 0)
+
+
+def test_one_distribution_has_the_expected_coverage_and_density():
+    random = np.random.default_rng(6)
+    n, m, k = 60, 40, 3
+    found = [prdc(random.normal(size=(n, 4)), random.normal(size=(m, 4)), k) for _ in range(100)]
+    # A ball is empty where the k nearest of all the other rows are all real.
+    empty = math.prod((n - 1 - j) / (m + n - 1 - j) for j in range(k))
+    assert np.mean([one.coverage for one in found]) == pytest.approx(1 - empty, abs=0.02)
+    assert np.mean([one.density for one in found]) == pytest.approx(1, abs=0.05)
+
+
+def test_blocks_change_nothing_even_where_rows_tie(monkeypatch):
+    random = np.random.default_rng(7)
+    real = random.integers(0, 4, size=(50, 3)) / 3
+    fake = np.concatenate([real[:20], random.integers(0, 4, size=(13, 3)) / 3])
+    whole = prdc(real, fake, 3), prdc(real + 0.1, real + 0.1, 3)
+    monkeypatch.setattr(module, "_BLOCK_ROWS", 7)
+    assert (prdc(real, fake, 3), prdc(real + 0.1, real + 0.1, 3)) == whole
+
+
+def test_bad_input_is_refused():
+    rows = np.random.default_rng(8).normal(size=(6, 2))
+    with pytest.raises(StageError, match="prdc: 5 real rows; it needs at least 6"):
+        prdc(rows[:5], rows)
+    with pytest.raises(StageError, match="prdc: 3 fake rows; it needs at least 4"):
+        prdc(rows, rows[:3], k=3)
+    with pytest.raises(StageError, match="prdc: k is 0; it needs at least 1"):
+        prdc(rows, rows, k=0)
+    with pytest.raises(StageError, match="prdc: real rows have 2 features and fake rows 1;"):
+        prdc(rows, rows[:, :1])
+    with pytest.raises(StageError, match="prdc: real features hold values that are not finite"):
+        prdc(np.full((6, 2), np.nan), rows)
+    assert prdc(rows, rows).k == 5  # six rows are enough
