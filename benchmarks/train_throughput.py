@@ -20,7 +20,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -41,14 +41,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.device import (
     Precision,
     autocast,
-    has_fast_bfloat16,
     pick_device,
     pick_precision,
     torch_threads,
     usable_cores,
 )
+from pipeline.diffusion.fitting import make_objective, pick_dropout, pick_preset
+from pipeline.diffusion.loop import Course, Rows, class_chances, train_generator
 from pipeline.diffusion.unet import build_unet, level_sizes
+from pipeline.machine import has_bfloat16_instructions
 from pipeline.params import TrainParams
+from pipeline.team import Team
 from pipeline.tracking.tracker import NullTracker
 
 PEERS = ("accelerate", "denoising_diffusion_pytorch", "ema_pytorch")
@@ -128,7 +131,7 @@ def main(
     contenders = make_contenders(setting)
     rounds, steps, limit_seconds = (3, 2, 75.0) if quick else (7, 6, 1200.0)
     measured = measure(setting, contenders, rounds, steps, limit_seconds)
-    figures = summarise(contenders, measured, has_fast_bfloat16(setting.device))
+    figures = summarise(contenders, measured, has_bfloat16_instructions(setting.device))
     figures["details"].update(describe(setting), seconds=round(time.monotonic() - began, 1))
     Console().print(table(figures))
     if json_file is not None:
@@ -143,11 +146,16 @@ def make_setting(
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 8 - 1
     images = functional.interpolate(images, (image_size_px,) * 2, mode="bilinear")
+
+    def pick() -> Precision:
+        with torch_threads(usable_cores()):  # the choice may be timed, and kept
+            return pick_precision("auto", place)
+
     return Setting(
         image_size_px,
         batch_images,
         place,
-        pick_precision("auto", place),
+        _alone(pick),
         images.to(place),
         torch.from_numpy(labels).to(place),
     )
@@ -277,45 +285,34 @@ def bare(setting: Setting) -> Run:
 
 
 def ours(setting: Setting) -> Run:
-    """Return our training loop: the one place that knows its interface."""
-    from pipeline.diffusion.loop import Rows, train_generator
-    from pipeline.diffusion.noise import NoiseLevels
-    from pipeline.diffusion.objective import Objective
-
-    network = _network(setting, setting.device)
+    """Return our training loop: with `_network`, the one place that knows its interface."""
+    network, params = _network(setting, setting.device), _params(setting)
+    objective = make_objective(params, setting.precision, CLASSES, params.label_dropout)
     rows = Rows(setting.images, setting.labels)
-    params = TrainParams(
-        steps=LONG_STEPS,
-        batch_images=setting.batch_images,
-        checkpoint_every_steps=LONG_STEPS,
-        sheet_every_steps=LONG_STEPS,
-    )
-    objective = Objective(
-        NoiseLevels(params.schedule, setting.device),
-        params.prediction,
-        params.min_snr_gamma,
-        params.label_dropout,
-        CLASSES,
-        setting.precision,
-    )
+    chances = class_chances(setting.labels.cpu(), params.class_balance_power)
+    course = Course("train", LONG_STEPS, 1, params.copy_limit, 0, None)
 
     def run(steps: int) -> float:
         clock = _StepClock(setting.device, 1, 1 + steps)
-        with tempfile.TemporaryDirectory() as folder, torch_threads(usable_cores()):
-            try:
-                train_generator(
-                    network,
-                    objective,
-                    rows,
-                    rows,
-                    params,
-                    LONG_STEPS,
-                    Path(folder),
-                    clock,
-                    lambda average, step: None,
-                )
-            except _EnoughError:
-                pass
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            torch_threads(usable_cores()),
+            suppress(_EnoughError),
+        ):
+            train_generator(
+                network,
+                objective,
+                rows,
+                rows,
+                chances,
+                params,
+                course,
+                Path(folder),
+                clock,
+                lambda average: (math.nan, math.nan),
+                lambda average, step: None,
+                Team(),
+            )
         return clock.seconds
 
     return run
@@ -501,7 +498,7 @@ def measure(
 def matrix_products(device: torch.device) -> dict[tuple[Precision, int], float]:
     """Return the FLOPs a second of square matrix products, by precision and side."""
     sizes: tuple[int, ...] = (4096, 8192) if device.type == "cuda" else (1024, 2048, 3072)
-    emulated = not has_fast_bfloat16(device)
+    emulated = not has_bfloat16_instructions(device)
     jobs: list[tuple[Precision, int]] = [("float32", size) for size in sizes]
     # Emulated bfloat16 does about 1 GFLOP a second on two cores.
     jobs += [("bfloat16", size) for size in ((128, 256, 512) if emulated else sizes)]
@@ -644,11 +641,19 @@ class _Images(Dataset[torch.Tensor]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        return self._rows[index][0]
+        image: torch.Tensor = self._rows[index][0]
+        return image
+
+
+def _params(setting: Setting) -> TrainParams:
+    return TrainParams(batch_images=setting.batch_images, checkpoint_every_steps=LONG_STEPS)
 
 
 def _network(setting: Setting, device: torch.device) -> UNet2DModel:
-    network = build_unet(setting.image_size_px, "L", CLASSES, None, seed=0)
+    params, images = _params(setting), len(setting.images)
+    preset, _ = pick_preset(params, setting.image_size_px, images)
+    dropout = pick_dropout(params, images)
+    network = build_unet(setting.image_size_px, "L", CLASSES, preset, 0, dropout)
     return network.to(device).train()
 
 

@@ -41,9 +41,18 @@ class Changes(BaseModel):
         None, description="digits (embedded), folder (class/*.png) or idx (MNIST's format)"
     )
     path: str | None = Field(None, description="folder of the images of `folder` and `idx`")
+    base: Literal["none", "pool", "folder", "hub", "run"] | None = Field(
+        None,
+        description="what the diffusion model starts from: none, pool (unlabelled images), "
+        "folder (diffusers), hub (Hugging Face) or run (an earlier one)",
+    )
+    base_path: str | None = Field(None, description="folder of the base of `folder` and `run`")
+    base_hub_id: str | None = Field(
+        None, description="owner/name or owner/name@revision of the base of `hub`"
+    )
     seed: int | None = Field(None, ge=0, lt=2**31, description="root seed")
     train_steps: int | None = Field(
-        None, ge=1, le=10_000_000, description="optimiser steps of the diffusion model"
+        None, ge=1, le=10_000_000, description="most optimiser steps of the diffusion model"
     )
     images_per_class: int | None = Field(
         None, ge=0, le=1_000_000, description="accepted synthetic images of each class"
@@ -67,6 +76,9 @@ class Changes(BaseModel):
 _KEYS = {
     "source": "prepare.source",
     "path": "prepare.path",
+    "base": "pretrain.base",
+    "base_path": "pretrain.path",
+    "base_hub_id": "pretrain.hub_id",
     "seed": "seed",
     "train_steps": "train.steps",
     "images_per_class": "synthesize.images_per_class",

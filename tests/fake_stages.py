@@ -20,6 +20,7 @@ from pipeline.stages import STAGES
 
 DIGITS = tuple(f"digit {k}" for k in range(10))
 GENERATOR = digest_json("generator")
+BASE = digest_json("base")
 _REJECTIONS = ("disagrees", "unsure", "copy_ratio", "copy_distance", "repeat", "surplus")
 
 
@@ -34,6 +35,10 @@ class Fake:
         rejected: rejected images of each class; None: there is no rejected store.
         decision: of the verdict.
         gain: gain in points, low, high.
+        base: where the generator started from, as `pretrain.base`.
+        source: of the base, for people.
+        base_beyond: images that the base saw beyond the training rows; None: not known.
+        copy_shares: of the checks, every 500 steps; None where it was not measured.
     """
 
     classes: Sequence[str] = DIGITS[:3]
@@ -46,14 +51,19 @@ class Fake:
     decision: str = "use"
     share: float = 0.5
     gain: tuple[float, float, float] = (3.1, 1.2, 5.0)
+    base: str = "none"
+    source: str = "1,551 unlabelled images"
+    base_beyond: int | None = 40
+    copy_shares: Sequence[float | None] = (0.0, 0.0, 0.004, 0.021, 0.055)
     params: Params = field(default_factory=Params)
 
 
 def write_stages(root: Path, fake: Fake | None = None) -> dict[str, Path]:
-    """Write the folders prepare, train, synthesize and evaluate; return name -> folder."""
+    """Write the folders prepare to evaluate; return name -> folder."""
     fake = fake or Fake()
     source = _Digits(fake)
-    folders = {name: root / name for name in ("prepare", "train", "synthesize", "evaluate")}
+    names = ("prepare", "pretrain", "train", "synthesize", "evaluate")
+    folders = {name: root / name for name in names}
     real = concatenate(
         [
             source.rows(fake.training, "train"),
@@ -62,6 +72,7 @@ def write_stages(root: Path, fake: Fake | None = None) -> dict[str, Path]:
         ]
     )
     _write_prepare(folders["prepare"], fake, real)
+    _write_pretrain(folders["pretrain"], fake, real)
     _write_train(folders["train"], fake, real)
     _write_synthesize(folders["synthesize"], fake, real, source)
     write_evaluate(folders["evaluate"], fake)
@@ -71,10 +82,13 @@ def write_stages(root: Path, fake: Fake | None = None) -> dict[str, Path]:
 def finish(folder: Path, params: Params) -> None:
     """Write the manifest of a folder whose inputs lie beside it."""
     inputs: dict[str, str] = {}
-    for needed in STAGES[folder.name].inputs:
+    spec = STAGES[folder.name]  # type: ignore[index]
+    for needed in spec.inputs:
         manifest = read_manifest(folder.parent / needed)
         if manifest is not None:
-            inputs[needed] = manifest.digest
+            file = spec.only.get(needed)
+            name = f"{needed}/{file}" if file else needed
+            inputs[name] = manifest.files[file] if file else manifest.digest
     section = getattr(params, folder.name)
     write_manifest(folder, folder.name, "key", section.identity(), inputs)
 
@@ -126,6 +140,7 @@ def _write_prepare(folder: Path, fake: Fake, real: Samples) -> None:
     info = _store(folder / "dataset", fake, real)
     line = {"file": "digit 0/broken.png", "reason": "unreadable", "detail": "truncated"}
     write_bytes(folder / "quarantine.jsonl", (json.dumps(line) + "\n").encode())
+    write_bytes(folder / "unlabelled_ids.txt", "\n".join(_training_ids(real)).encode())
     summary = {
         "classes": list(fake.classes),
         "image_size_px": info.image_size_px,
@@ -140,6 +155,30 @@ def _write_prepare(folder: Path, fake: Fake, real: Samples) -> None:
     finish(folder, fake.params)
 
 
+def _training_ids(real: Samples) -> list[str]:
+    return sorted(i for i, split in zip(real.ids, real.splits, strict=True) if split == "train")
+
+
+def _write_pretrain(folder: Path, fake: Fake, real: Samples) -> None:
+    none, pool = fake.base == "none", fake.base == "pool"
+    seen = 0
+    if not none and fake.base_beyond is not None:
+        ids = [*_training_ids(real), *(f"{k:064x}" for k in range(fake.base_beyond))]
+        write_bytes(folder / "base" / "training_ids.txt", "\n".join(ids).encode())
+        seen = len(ids)
+    summary = {
+        "base": fake.base,
+        "source": None if none else fake.source,
+        "base_digest": None if none else BASE,
+        "images": seen if pool else 0,
+        "steps": 2000 if pool else 0,
+        "parameters": 0 if none else 1_053_000,
+        "heldout_loss": 0.081 if pool else None,
+    }
+    write_json(folder / "summary.json", summary)
+    finish(folder, fake.params)
+
+
 def _write_train(folder: Path, fake: Fake, real: Samples) -> None:
     steps = np.arange(25, 2501, 25)
     random = np.random.default_rng(1)
@@ -149,22 +188,42 @@ def _write_train(folder: Path, fake: Fake, real: Samples) -> None:
         folder / "curve.csv", "\n".join(["step,loss,gradient_norm,learning_rate", *lines]).encode()
     )
     lines = [
-        f"{s},{0.9 * np.exp(-s / 350) + 0.085:.6f},{0.88 * np.exp(-s / 350) + 0.1:.6f}"
-        for s in range(500, 2501, 500)
+        f"{s},0.1,{0.9 * np.exp(-s / 350) + 0.085:.6f},{0.88 * np.exp(-s / 350) + 0.1:.6f},"
+        + ("," if share is None else f"{share:.6g},{0.3 + (s - 1500) ** 2 / 4e6:.6g}")
+        for s, share in zip(range(500, 2501, 500), fake.copy_shares, strict=True)
     ]
-    write_bytes(
-        folder / "heldout.csv", "\n".join(["step,train_loss,validation_loss", *lines]).encode()
-    )
-    trained = sorted(i for i, split in zip(real.ids, real.splits, strict=True) if split == "train")
+    head = "step,ema_length,training_loss,heldout_loss,copy_share,quality"
+    write_bytes(folder / "checks.csv", "\n".join([head, *lines, ""]).encode())
+    write_bytes(folder / "lengths.csv", "\n".join([head, *lines[2:3], ""]).encode())
+    trained = _training_ids(real)
     write_bytes(folder / "training_ids.txt", "\n".join(trained).encode())
+    measured = fake.copy_shares[2] is not None
+    first = next((k for k, v in enumerate(fake.copy_shares) if v and v > 0.01), None)
+    copies_from = None if first is None else 500 * (first + 1)
+    none = fake.base == "none"
     summary = {
         "steps": 2500,
+        "most_steps": 4000,
+        "kept_step": 1500,
+        "ema_length": 0.1,
         "parameters": 1_053_377,
+        "trained_parameters": 1_053_377,
+        "network": "small network (few images)" if none else "the base's network",
+        "dropout": 0.125,
         "precision": "float32",
+        "base": None if none else f"{fake.base}: {fake.source}",
+        "base_digest": None if none else BASE,
+        "reinitialised": [] if none else [f"conv_in.{k}" for k in range(6)],
         "generator_digest": GENERATOR,
         "training_images": len(trained),
         "final_loss": 0.0921,
         "validation_loss": 0.1007,
+        "loss_gap": 0.0133,
+        "copy_share": fake.copy_shares[2],
+        "kernel_distance": 0.3 if measured else None,
+        "copies_from_step": copies_from,
+        "endurance": f"with {len(trained):,} images, best at step 1,500"
+        + (f", copies from step {copies_from:,}" if copies_from else ""),
     }
     write_json(folder / "summary.json", summary)
     finish(folder, fake.params)

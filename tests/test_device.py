@@ -3,9 +3,9 @@ import threading
 import pytest
 import torch
 
+from pipeline import device
 from pipeline.device import (
     autocast,
-    has_fast_bfloat16,
     pick_device,
     pick_precision,
     torch_threads,
@@ -23,10 +23,15 @@ def test_cuda_that_is_not_there_is_an_input_error(monkeypatch):
         pick_device("cuda")
 
 
-def test_auto_precision_follows_the_hardware():
-    wanted = "bfloat16" if has_fast_bfloat16(CPU) else "float32"
-    assert pick_precision("auto", CPU) == wanted
+@pytest.mark.parametrize("faster", ["bfloat16", "float32"])
+def test_auto_precision_is_the_faster_one_of_this_machine(monkeypatch, faster):
+    asked = []
+    monkeypatch.setattr(device, "faster_precision", lambda where: asked.append(where) or faster)
+    assert pick_precision("auto", CPU) == faster
+    assert asked == [CPU]
     assert pick_precision("float32", CPU) == "float32"
+    assert pick_precision("bfloat16", CPU) == "bfloat16"
+    assert asked == [CPU]  # a stated precision measures nothing
 
 
 @pytest.mark.parametrize(

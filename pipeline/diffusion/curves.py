@@ -90,5 +90,11 @@ def _write_csv(path: Path, names: tuple[str, ...], rows: Sequence[tuple[Any, ...
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows(["" if math.isnan(v) else f"{v:.6g}" for v in row] for row in rows)
+    writer.writerows([_cell(value) for value in row] for row in rows)
     write_bytes(path, buffer.getvalue().encode())
+
+
+def _cell(value: float) -> str:
+    if isinstance(value, int):  # a step: all its digits
+        return str(value)
+    return "" if math.isnan(value) else f"{value:.6g}"

@@ -91,9 +91,9 @@ def find_recipe(steps: Sequence[int], length: float) -> Recipe:
     overlaps = _overlap(ends[:, None], powers[:, None], ends[None], powers[None])
     targets = _overlap(ends[:, None], powers[:, None], last[None], wanted[None])[:, 0]
     shares = np.linalg.lstsq(overlaps, targets, rcond=1e-12)[0]
+    shares = shares / shares.sum()
     own = _overlap(last, wanted, last, wanted)[0]
     misfit = 1 - 2 * shares @ targets / own + shares @ overlaps @ shares / own
-    shares = shares / shares.sum()
     return Recipe(shares.reshape(len(steps), len(LENGTHS)), float(max(misfit, 0.0)))
 
 

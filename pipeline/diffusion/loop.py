@@ -36,7 +36,7 @@ from pipeline.diffusion.ema import (
 )
 from pipeline.diffusion.objective import Objective
 from pipeline.diffusion.stopping import Check, choose, should_stop
-from pipeline.errors import StageError
+from pipeline.errors import InputError, StageError
 from pipeline.params import GeneratorParams
 from pipeline.seeds import seeded_globals, torch_generator
 from pipeline.team import Team
@@ -143,8 +143,14 @@ def train_generator(
         team: the processes that train together.
 
     Raises:
+        InputError: the batch has fewer images than the team has processes.
         StageError: the loss is no longer finite; the last checkpoint stays in `work`.
     """
+    if params.batch_images < team.size:
+        raise InputError(
+            f"{course.task}: train.batch_images = {params.batch_images}, fewer than the "
+            f"{team.size} processes that share a batch; start fewer, or raise it"
+        )
     run = _Run(model, objective, training, params, course, work, tracker, team)
     step = run.restore()
     began, began_step = clock.monotonic(), step
@@ -218,7 +224,7 @@ class _Run:
 
     def step(self, step: int, chances: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Do one optimiser step; return the gradient's norm and the rate."""
-        params, device = self.params, self.device
+        params, device, team = self.params, self.device, self.team
         generator = torch_generator(params.seed, "train", step)
         chosen = torch.multinomial(
             chances, params.batch_images, replacement=True, generator=generator
@@ -230,23 +236,25 @@ class _Run:
         batch = self.objective.draw(
             self.training.images[chosen], self.training.labels[chosen], generator
         )
-        own = self.team.share_of(len(batch))
+        own = team.share_of(len(batch))
         size = min(params.micro_batch_images or len(own), len(own))
         losses = torch.zeros((), device=device)
-        names = ("dropout", step, self.team.rank)
+        names = ("dropout", step, team.rank)
         with seeded_globals(params.seed, device, *names) if self.dropout else nullcontext():
-            for start in range(own.start, own.stop, max(size, 1)):
+            for start in range(own.start, own.stop, size):
                 part = batch.part(start, min(start + size, own.stop))
-                loss = self.objective(self.network, part) * (len(part) / len(own))
+                # The mean of the team is that of the batch, whatever the sizes of the shares.
+                loss = self.objective(self.network, part) * (len(part) * team.size / len(batch))
                 torch.autograd.backward(loss)
                 losses += loss.detach()
         gradients = [w.grad for w in self.weights.values() if w.grad is not None]
-        self.team.average([*gradients, losses])
+        team.average([*gradients, losses])
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), params.gradient_clip_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.averages.update(step + 1)
-        self.total += losses
+        # A gradient that is not finite spoils the weights one step before the loss shows it.
+        self.total += losses + 0 * norm
         return norm, rate
 
     def mean_loss(self, step: int) -> float:

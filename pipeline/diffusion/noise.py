@@ -20,7 +20,9 @@ Weighting = Literal["min_snr", "uniform", "edm"]
 TIMESTEPS = 1000
 SIGMA_DATA = 0.5  # standard deviation of the data that EDM's preconditioning counts on
 _MAX_BETA = 0.999  # Nichol and Dhariwal 2021, section 3.2: no singularity at the last step
-_LEAST_KEPT = 2.0**-24  # what a solver, which divides by the signal, is told instead of nought
+# What a solver, which divides by the signal, is told instead of 1. A floor under alpha-bar would not
+# do: below it lie several levels of `linear`, and steps between equal levels are 0 / 0.
+_MAX_SOLVER_BETA = 1 - 2.0**-16
 _LOG_SIGMA_MEAN, _LOG_SIGMA_SD = -1.2, 1.2  # Karras et al. 2022, table 1
 
 
@@ -103,9 +105,7 @@ class NoiseProcess:
     @cached_property
     def betas(self) -> torch.Tensor:
         """Return beta_t of the levels that samplers step over, (T,) float64 in (0, 1)."""
-        kept = torch.cumprod(1 - make_betas(self.schedule, self.zero_terminal_snr), dim=0)
-        kept = kept.clamp(min=_LEAST_KEPT)
-        return 1 - torch.cat([kept[:1], kept[1:] / kept[:-1]])
+        return make_betas(self.schedule, self.zero_terminal_snr).clamp(max=_MAX_SOLVER_BETA)
 
     @cached_property
     def _grid(self) -> Levels:

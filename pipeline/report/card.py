@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from pipeline.data.store import StoreInfo
-from pipeline.report.findings import Synthesis, Verdict
+from pipeline.report.findings import BaseImages, Pretraining, Synthesis, Training, Verdict
 
 _SPLITS = ("train", "validation", "test")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -54,6 +54,11 @@ class CardFacts:
         synthetic_counts: class name -> synthetic training rows in it.
         verdict: of the comparison.
         synthesis: what was generated and accepted.
+        pretraining: what the generator started from.
+        base_images: how many images that base has seen; None where there is none, or it is not
+            known.
+        training: how the generator was trained.
+        copy_limit: largest share of copies in a network that is kept, in [0, 1].
         settings: params of the stage synthesize.
         source: params of the stage prepare.
         share: chance that a draw is synthetic; None where the dataset is real alone.
@@ -64,6 +69,10 @@ class CardFacts:
     synthetic_counts: Mapping[str, int]
     verdict: Verdict
     synthesis: Synthesis
+    pretraining: Pretraining
+    base_images: BaseImages | None
+    training: Training
+    copy_limit: float
     settings: Mapping[str, Any]
     source: Mapping[str, Any]
     share: float | None
@@ -90,8 +99,10 @@ def data_card(facts: CardFacts) -> str:
         _columns(facts),
         "## How the synthetic images were made and kept\n",
         _making(facts),
+        "## What the generator started from, and how copying was watched\n",
+        _training(facts),
         "## Limits\n",
-        _LIMITS.format(seeds=facts.verdict.n.seeds),
+        _LIMITS.format(seeds=facts.verdict.n.seeds) + _base_limits(facts),
     ]
     return "\n".join(parts)
 
@@ -124,6 +135,8 @@ def _front_matter(facts: CardFacts) -> str:
             "dataset_digest": facts.store.digest,
             "decision": facts.verdict.decision,
             "generator_digest": facts.synthesis.generator_digest,
+            "base": facts.pretraining.base,
+            "base_digest": facts.pretraining.base_digest,
         },
     }
     text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1_000_000)
@@ -144,8 +157,8 @@ def _opening(facts: CardFacts) -> str:
     return (
         f"Real {kind} in {len(store.classes)} classes (source: `{source}`), with synthetic "
         "training images from a class-conditional diffusion model that was trained on the real "
-        "training images alone. The column `origin` says which row is which. Validation and test "
-        "are real.\n"
+        f"training images{' alone' if facts.pretraining.base == 'none' else ', from a base'}. The "
+        "column `origin` says which row is which. Validation and test are real.\n"
     )
 
 
@@ -247,6 +260,55 @@ def _making(facts: CardFacts) -> str:
         fates = [(f"`{name}`", f"{count:,}") for name, count in sorted(reasons.items())]
         text += _table(("Reason", "Candidates"), fates)
     return text
+
+
+def _training(facts: CardFacts) -> str:
+    training = facts.training
+    limit, share = 100 * facts.copy_limit, training.copy_share
+    found = "it was not measured" if share is None else f"{100 * share:.1f} % are copies"
+    endurance = escape_markdown(training.endurance)
+    return (
+        f"{_base(facts.pretraining)}\n\n"
+        "On the way, samples were compared with the training images. A network was kept only if at "
+        f"most {limit:g} % of its samples were copies, or else the one that copied least. Of "
+        f"the network that made these images, kept at step {training.kept_step:,}: {found}. "
+        f"How long the images last: {endurance}.\n"
+    )
+
+
+def _base(pretraining: Pretraining) -> str:
+    source = escape_markdown(pretraining.source or "unknown")
+    digest = f"digest `{(pretraining.base_digest or 'unknown')[:12]}`"
+    if pretraining.base == "none":
+        return "The generator started from nothing: its weights began at random."
+    if pretraining.images:
+        return (
+            f"The generator started from a pool of {pretraining.images:,} images, on which it was "
+            f"first trained without labels ({digest})."
+        )
+    kind = {
+        "pool": "a network trained without labels",
+        "folder": "a diffusers folder",
+        "hub": "the Hugging Face hub",
+        "run": "an earlier run",
+    }[pretraining.base]
+    return f"The generator started from the base {source} ({kind}, {digest})."
+
+
+def _base_limits(facts: CardFacts) -> str:
+    if facts.pretraining.base == "none":
+        return ""
+    if facts.base_images is None:
+        return (
+            "- Which images the base has seen is not known. Test images may be among them; if they "
+            "are, the gain says nothing. It may also come in part from what the base knew.\n"
+        )
+    if not facts.base_images.beyond:
+        return ""
+    return (
+        f"- The base learned from {facts.base_images.beyond:,} images that no baseline arm saw: "
+        "part of any gain may come from them rather than from synthesis.\n"
+    )
 
 
 def _table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:

@@ -7,8 +7,9 @@ name is never read as markup, mathematics or a missing glyph. Output depends on 
 
 import html
 import io
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,11 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 
-from pipeline.report.findings import ClassGain, Verdict
+from pipeline.report.findings import Check, ClassGain, Verdict
 
 # Stand-in colours: no other colour is drawn, and each becomes a variable of the style sheet.
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
-REAL, MIXED, ACCENT = "#040404", "#050505", "#060606"
+REAL, MIXED, ACCENT, WARN = "#040404", "#050505", "#060606", "#070707"
 _VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
@@ -31,6 +32,7 @@ _VARIABLES = {
     REAL: "var(--real)",
     MIXED: "var(--mixed)",
     ACCENT: "var(--accent)",
+    WARN: "var(--no)",
 }
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be read out, found and copied
@@ -167,33 +169,88 @@ def curve_figure(
 
     Args:
         loss: (step, loss) of single batches.
-        heldout: (step, loss of training rows, loss of validation rows).
+        heldout: (step, loss of training rows, loss of validation rows); one that is not finite is
+            not drawn.
     """
     figure, axes = _figure(2.5, left=0.62)
-    smooth = smoothed([value for _, value in loss])
-    lines = [("training batches, smoothed", MUTED, 1.4, [step for step, _ in loss], smooth)]
-    steps = [step for step, _, _ in heldout]
-    lines.append(("training rows", REAL, 2.0, steps, [value for _, value, _ in heldout]))
-    lines.append(("validation rows", MIXED, 2.0, steps, [value for _, _, value in heldout]))
-    for label, colour, width, x, y in lines:
-        if x:
-            mark = "o" if len(x) < 20 and width > 1.5 else None
+    steps = [step for step, _ in loss]
+    drawn = list(zip(steps, smoothed([value for _, value in loss]), strict=True))
+    lines = [
+        ("training batches, smoothed", MUTED, 1.4, drawn),
+        ("training rows", REAL, 2.0, _finite((step, value) for step, value, _ in heldout)),
+        ("validation rows", MIXED, 2.0, _finite((step, value) for step, _, value in heldout)),
+    ]
+    for label, colour, width, points in lines:
+        if points:
+            mark = "o" if len(points) < 20 and width > 1.5 else None
+            x, y = zip(*points, strict=True)
             axes.plot(x, y, color=colour, linewidth=width, marker=mark, markersize=4, label=label)
-    positive = [value for line in lines for value in line[4] if value > 0]
-    if positive and min(positive) > 0 and max(positive) / min(positive) > 5:
+    positive = [value for *_, points in lines for _, value in points if value > 0]
+    if positive and max(positive) / min(positive) > 5:
         axes.set_yscale("log")
         # The default labels of a log axis are mathematics, which is switched off.
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         axes.yaxis.set_minor_locator(NullLocator())
-    axes.grid(axis="y", color=LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="y", labelcolor=MUTED, which="both", color=LINE)
+    _steps_axis(axes)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    if any(line[3] for line in lines):
+    if any(points for *_, points in lines):
         axes.legend(frameon=False, loc="upper right", labelcolor=INK, fontsize=10)
     return _svg(figure, "curve", "Loss by training step; the last values are in the text.", [])
+
+
+def memory_figure(
+    checks: Sequence[Check], kept_step: int, copy_limit: float, copies_from: int | None = None
+) -> str:
+    """Return how long the images last: share of copies, and below it the kernel distance.
+
+    Args:
+        checks: looks at the network, in order; what is not finite is not drawn, and without any
+            kernel distance there is no second panel.
+        kept_step: step of the network that was kept.
+        copy_limit: largest share of copies in a network that is kept, in [0, 1].
+        copies_from: step from which every check copies more than that, where there is one.
+    """
+    shares = _finite((one.step, 100 * one.copy_share) for one in checks)
+    distances = _finite((one.step, one.quality) for one in checks)
+    limit = 100 * copy_limit
+    top = 0.4 if copies_from is None else 0.62
+    panels = [1.3, 1.1] if distances else [1.3]
+    figure, all_axes = _panels(panels, left=0.72, between=0.22, top=top)
+    end = max([kept_step, *(one.step for one in checks)])
+    for axes, points in zip(all_axes, (shares, distances), strict=False):
+        _steps_axis(axes)
+        axes.set_xlim(0, 1.03 * end)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
+        axes.axvline(kept_step, color=INK, linewidth=1.2)
+        if copies_from is not None:
+            axes.axvline(copies_from, color=WARN, linewidth=1.4, linestyle=(0, (1, 2)))
+        _dots(axes, points, MIXED)
+        axes.tick_params(axis="x", labelbottom=axes is all_axes[-1])
+    above = all_axes[0]
+    above.set_ylim(0, max(1.5 * limit, 1.15 * max((y for _, y in shares), default=0.0), 0.5))
+    above.axhline(limit, color=WARN, linewidth=1.4, linestyle=(0, (4, 3)))
+    _dots(above, [(x, y) for x, y in shares if y > limit], WARN, line=False)
+    above.set_ylabel("copies, %")
+    if distances:
+        all_axes[1].set_ylabel("kernel dist.")
+    all_axes[-1].set_xlabel("step")
+    _mark(above, kept_step / (1.03 * end), 1 + 0.1 / panels[0], f"kept: step {kept_step:,}", INK)
+    if copies_from is not None:
+        _mark(
+            above,
+            copies_from / (1.03 * end),
+            1 + 0.32 / panels[0],
+            f"copies from step {copies_from:,}",
+            WARN,
+        )
+    text = f"Share of copies and kernel distance by training step; kept at step {kept_step:,}; "
+    text += f"the limit is {limit:g} % copies"
+    if copies_from is not None:
+        text += f", which every check from step {copies_from:,} on passes"
+    return _svg(figure, "memory", text + ".", [])
 
 
 def smoothed(values: Sequence[float], window: int = 0) -> list[float]:
@@ -218,21 +275,64 @@ def _label_inches(names: Sequence[str]) -> float:
 def _figure(
     height: float, left: float, bottom: float = 0.48, top: float = 0.12
 ) -> tuple[Figure, Axes]:
+    figure, (axes,) = _panels([height - bottom - top], left, bottom=bottom, top=top)
+    return figure, axes
+
+
+def _panels(
+    heights: Sequence[float],
+    left: float,
+    between: float = 0.0,
+    bottom: float = 0.48,
+    top: float = 0.12,
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of panels one below the other, all lengths in inches."""
+    height = sum(heights) + between * (len(heights) - 1) + bottom + top
+    right = 0.1
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height))
         FigureCanvasSVG(figure)
-        right = 0.1
-        axes = figure.add_axes(
-            (
-                left / _WIDTH,
-                bottom / height,
-                1 - (left + right) / _WIDTH,
-                1 - (bottom + top) / height,
-            )
-        )
-        axes.patch.set_visible(False)
+        panels: list[Axes] = []
+        y = height - top
+        for one in heights:
+            y -= one
+            place = (left / _WIDTH, y / height, 1 - (left + right) / _WIDTH, one / height)
+            panels.append(figure.add_axes(place, sharex=panels[0] if panels else None))
+            panels[-1].patch.set_visible(False)
+            y -= between
         figure.patch.set_visible(False)
-    return figure, axes
+    return figure, panels
+
+
+def _finite(points: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
+    return [(step, value) for step, value in points if math.isfinite(value)]
+
+
+def _dots(axes: Axes, points: Sequence[tuple[int, float]], colour: str, line: bool = True) -> None:
+    if points:
+        x, y = zip(*points, strict=True)
+        axes.plot(
+            x,
+            y,
+            color=colour,
+            linewidth=2.0 if line else 0.0,
+            marker="o" if len(points) < 40 or not line else None,
+            markersize=4.5,
+            clip_on=False,  # a share of nothing lies on the axis, and above its line
+            zorder=3,
+        )
+
+
+def _mark(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
+    """Write at shares of the axes' width and height; a text near an end leans inwards."""
+    side = "left" if x < 0.3 else "right" if x > 0.7 else "center"
+    axes.text(x, y, text, transform=axes.transAxes, ha=side, va="bottom", color=colour, size=10)
+
+
+def _steps_axis(axes: Axes) -> None:
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", labelcolor=MUTED, which="both", color=LINE)
 
 
 def _rows_axis(axes: Axes, rows: Sequence[int], names: Sequence[str]) -> None:

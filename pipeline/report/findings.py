@@ -4,6 +4,8 @@ The report stands below the stages, so it reads their JSON files rather than imp
 edit of the training loop does not make a page stale.
 """
 
+import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -118,16 +120,41 @@ class Preparation(_Record):
     dataset_digest: str
 
 
+class Pretraining(_Record):
+    """pretrain/summary.json: the base that the generator started from, if any."""
+
+    base: Literal["none", "pool", "folder", "hub", "run"]
+    source: str | None
+    base_digest: str | None
+    images: int
+    steps: int
+    parameters: int
+    heldout_loss: float | None
+
+
 class Training(_Record):
     """train/summary.json."""
 
     steps: int
+    most_steps: int
+    kept_step: int
+    ema_length: float
     parameters: int
+    trained_parameters: int
+    network: str
+    dropout: float
     precision: str
+    base_digest: str | None
+    reinitialised: list[str]
     generator_digest: str
     training_images: int
     final_loss: float
-    validation_loss: float
+    validation_loss: float | None
+    loss_gap: float | None
+    copy_share: float | None
+    kernel_distance: float | None
+    copies_from_step: int | None
+    endurance: str
 
 
 class Assembly(_Record):
@@ -141,15 +168,52 @@ class Assembly(_Record):
 
 
 @dataclass(frozen=True)
+class Check:
+    """One row of train/checks.csv; NaN where something was not measured.
+
+    Attributes:
+        step: optimiser steps so far.
+        training_loss: denoising loss of training rows.
+        heldout_loss: the same of validation rows.
+        copy_share: share of samples that are copies, in [0, 1].
+        quality: kernel distance of samples to validation rows, low is good.
+    """
+
+    step: int
+    training_loss: float
+    heldout_loss: float
+    copy_share: float
+    quality: float
+
+
+@dataclass(frozen=True)
+class BaseImages:
+    """How many images the base learned from.
+
+    Attributes:
+        seen: all of them.
+        beyond: those that are no training rows here: no baseline arm saw them.
+    """
+
+    seen: int
+    beyond: int
+
+
+@dataclass(frozen=True)
 class Findings:
     """All that the page tells of, images excepted.
 
     Attributes:
+        base_images: None without a base, and where it is not known what the base has seen.
+        copy_limit: largest share of copies in a network that is kept, in [0, 1].
         manifests: stage name -> manifest, in pipeline order.
     """
 
     preparation: Preparation
+    pretraining: Pretraining
+    base_images: BaseImages | None
     training: Training
+    copy_limit: float
     synthesis: Synthesis
     verdict: Verdict
     assembly: Assembly
@@ -165,14 +229,98 @@ def read_findings(folders: dict[str, Path]) -> Findings:
     Raises:
         StageError: a file is missing or damaged.
     """
+    manifests = {name: need_manifest(folder) for name, folder in folders.items()}
     return Findings(
         preparation=read_record(folders["prepare"] / "summary.json", Preparation),
+        pretraining=read_record(folders["pretrain"] / "summary.json", Pretraining),
+        base_images=read_base_images(folders["pretrain"], folders["train"]),
         training=read_record(folders["train"] / "summary.json", Training),
+        copy_limit=copy_limit(manifests["train"]),
         synthesis=read_record(folders["synthesize"] / "summary.json", Synthesis),
         verdict=read_record(folders["evaluate"] / "verdict.json", Verdict),
         assembly=read_record(folders["assemble"] / "summary.json", Assembly),
-        manifests={name: need_manifest(folder) for name, folder in folders.items()},
+        manifests=manifests,
     )
+
+
+def read_base_images(pretrain: Path, train: Path) -> BaseImages | None:
+    """Return how many images the base has seen; None where there is no base, or no list of them.
+
+    Raises:
+        StageError: the list of training rows is missing.
+    """
+    seen = _read_lines(pretrain / "base" / "training_ids.txt")
+    if seen is None:
+        return None
+    path = train / "training_ids.txt"
+    training = _read_lines(path)
+    if training is None:
+        raise StageError(f"{path}: missing; run the stage `{train.name}` again")
+    return BaseImages(len(seen), len(seen - training))
+
+
+def _read_lines(path: Path) -> set[str] | None:
+    try:
+        return set(path.read_text(encoding="utf-8").split())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StageError(f"{path}: not readable ({error!r}); run its stage again") from None
+
+
+def copy_limit(manifest: Manifest) -> float:
+    """Return the `copy_limit` that the stage train had, in [0, 1].
+
+    Raises:
+        StageError: the manifest does not say.
+    """
+    value = manifest.params.get("copy_limit")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise StageError("train: its manifest has no copy_limit; run the stage `train` again")
+    return float(value)
+
+
+def read_table(
+    path: Path, columns: tuple[str, ...], keep_gaps: bool = False
+) -> list[tuple[float, ...]]:
+    """Return the named columns of a CSV of numbers, row by row.
+
+    Args:
+        path: the file.
+        columns: names of the columns.
+        keep_gaps: give an empty field as NaN, rather than leave its row out?
+
+    Raises:
+        StageError: the file or a column is missing, or a value is no number.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [[row[name] for name in columns] for row in csv.DictReader(file)]
+        return [
+            tuple(math.nan if value == "" else float(value) for value in row)
+            for row in rows
+            if keep_gaps or all(row)
+        ]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise _unreadable(path, error) from None
+
+
+def read_checks(path: Path) -> list[Check]:
+    """Return the rows of checks.csv, in order; what was not measured is NaN.
+
+    Raises:
+        StageError: the file or a column is missing, or a value is no number.
+    """
+    columns = ("step", "training_loss", "heldout_loss", "copy_share", "quality")
+    rows = read_table(path, columns, keep_gaps=True)
+    try:
+        return [Check(int(row[0]), *row[1:]) for row in rows]
+    except (ValueError, OverflowError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> StageError:
+    return StageError(f"{path}: not readable ({error!r}); run the stage `{path.parent.name}` again")
 
 
 def read_record(path: Path, kind: type[_R]) -> _R:

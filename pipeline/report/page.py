@@ -4,8 +4,8 @@ One HTML file that asks nothing of a network: style and figures are inline, imag
 addresses, there is no script, and a Content-Security-Policy forbids all else.
 """
 
-import csv
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,9 @@ from pipeline.report.figures import (
     class_figure,
     curve_figure,
     gain_figure,
+    memory_figure,
 )
-from pipeline.report.findings import ArmResult, Findings, plain_params
+from pipeline.report.findings import ArmResult, Check, Findings, plain_params
 from pipeline.report.gallery import (
     Example,
     Sheets,
@@ -42,6 +43,7 @@ _BASELINES = {
     "real_augmented_strong": "balanced, each image strongly augmented",
 }
 _SPLITS = ("train", "validation", "test", "pool")
+_TENSORS = 4  # names at most of weights that the base did not fit
 
 
 @dataclass(frozen=True)
@@ -78,29 +80,13 @@ def read_gallery(
     )
 
 
-def read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[float, ...]]:
-    """Return the named columns of a CSV of numbers, row by row; a row with a gap is left out.
-
-    Raises:
-        StageError: the file or a column is missing, or a value is no number.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [[row[name] for name in columns] for row in csv.DictReader(file)]
-        return [tuple(float(value) for value in row) for row in rows if all(row)]
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise StageError(
-            f"{path}: not readable ({error!r}); run the stage `{path.parent.name}` again"
-        ) from None
-
-
 def render(
     title: str,
     findings: Findings,
     gallery: Gallery,
     reasons: Mapping[str, str],
     loss: list[tuple[float, ...]],
-    heldout: list[tuple[float, ...]],
+    checks: list[Check],
 ) -> str:
     """Return the page.
 
@@ -110,7 +96,7 @@ def render(
         gallery: images to show.
         reasons: reason of a rejection -> what it means, in plain words.
         loss: (step, loss) of training batches.
-        heldout: (step, loss of training rows, loss of validation rows).
+        checks: looks at the network on the way.
 
     Raises:
         StageError: the page would be larger than `PAGE_BYTES`.
@@ -124,7 +110,9 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(points=signed_points, percent=percent, value=plain_value)
+    environment.filters.update(
+        points=signed_points, percent=percent, value=plain_value, signed=signed_number
+    )
     page = environment.get_template("page.html.j2").render(
         title=title,
         f=findings,
@@ -138,10 +126,20 @@ def render(
             "curve": Markup(
                 curve_figure(
                     [(int(step), value) for step, value in loss],
-                    [(int(step), train, valid) for step, train, valid in heldout],
+                    [(one.step, one.training_loss, one.heldout_loss) for one in checks],
+                )
+            ),
+            "memory": Markup(
+                memory_figure(
+                    checks,
+                    findings.training.kept_step,
+                    findings.copy_limit,
+                    findings.training.copies_from_step,
                 )
             ),
         },
+        copies_measured=any(math.isfinite(one.copy_share) for one in checks),
+        reinitialised_shown=_TENSORS,
         thin=thin,
         figure_classes=FIGURE_CLASSES,
         arms=[(arm, describe_arm(arm)) for arm in verdict.arms],
@@ -172,6 +170,11 @@ def describe_arm(arm: ArmResult) -> str:
 def signed_points(value: float) -> str:
     """Return percentage points with their sign; the minus is a true one."""
     return f"{value:+.2f}".replace("-", "\u2212")
+
+
+def signed_number(value: float) -> str:
+    """Return a loss with its sign, four digits after the point; the minus is a true one."""
+    return f"{value:+.4f}".replace("-", "\u2212")
 
 
 def percent(value: float) -> str:

@@ -37,7 +37,7 @@ STAGES: dict[StageName, StageSpec] = {
         metrics=("metrics.json",),
         plots=("arms.csv", "per_class.csv"),
     ),
-    "assemble": StageSpec(inputs=("prepare", "synthesize", "evaluate")),
+    "assemble": StageSpec(inputs=("prepare", "pretrain", "train", "synthesize", "evaluate")),
     "report": StageSpec(
         inputs=("prepare", "pretrain", "train", "synthesize", "evaluate", "assemble")
     ),

@@ -27,10 +27,14 @@ from pipeline.folders import write_bytes
 from pipeline.params import AssembleParams
 from pipeline.report.card import CardFacts, data_card
 from pipeline.report.findings import (
+    Pretraining,
     Synthesis,
+    Training,
     Verdict,
     check_lineage,
+    copy_limit,
     need_manifest,
+    read_base_images,
     read_record,
 )
 from pipeline.stages.contract import Inputs, Summary, stage
@@ -102,6 +106,10 @@ def run(params: AssembleParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
             synthetic_counts=_counts(rows, "synthetic", info.classes),
             verdict=verdict,
             synthesis=synthesis,
+            pretraining=read_record(inputs["pretrain"] / "summary.json", Pretraining),
+            base_images=read_base_images(inputs["pretrain"], inputs["train"]),
+            training=read_record(inputs["train"] / "summary.json", Training),
+            copy_limit=copy_limit(manifests["train"]),
             settings=manifests["synthesize"].params,
             source=manifests["prepare"].params,
             share=share,

@@ -5,8 +5,8 @@ from pathlib import Path
 from pipeline.curation.selection import REASONS
 from pipeline.folders import write_bytes
 from pipeline.params import ReportParams
-from pipeline.report.findings import check_lineage, read_findings
-from pipeline.report.page import read_gallery, read_table, render
+from pipeline.report.findings import check_lineage, read_checks, read_findings, read_table
+from pipeline.report.page import read_gallery, render
 from pipeline.stages.contract import Inputs, Summary, stage
 from pipeline.tracking.tracker import Tracker
 
@@ -40,7 +40,7 @@ def run(params: ReportParams, inputs: Inputs, out: Path, tracker: Tracker) -> Re
     findings = read_findings({str(name): folder for name, folder in inputs.items()})
     check_lineage(findings.manifests)
     loss = read_table(inputs["train"] / "curve.csv", ("step", "loss"))
-    heldout = read_table(inputs["train"] / "heldout.csv", ("step", "train_loss", "validation_loss"))
+    checks = read_checks(inputs["train"] / "checks.csv")
     step(1)
     gallery = read_gallery(
         inputs["prepare"],
@@ -56,7 +56,7 @@ def run(params: ReportParams, inputs: Inputs, out: Path, tracker: Tracker) -> Re
         gallery,
         {str(name): text for name, text in REASONS.items()},
         loss,
-        heldout,
+        checks,
     ).encode()
     step(3)
     write_bytes(out / PAGE, page)

@@ -127,6 +127,18 @@ def _log_prepare(folder: Path, tracker: Tracker) -> None:
     )
 
 
+def _log_pretrain(folder: Path, tracker: Tracker) -> None:
+    summary = _read(folder / "summary.json")
+    base = str(summary.get("base", "none"))
+    made_here = bool(_number(summary.get("steps")))
+    names = ("steps", "images", "heldout_loss")
+    if made_here:
+        _log_numbers(tracker, {f"pretrain/{name}": summary.get(name) for name in names})
+    if base != "none":
+        tracker.tags({"base": base, "base_digest": str(summary.get("base_digest") or "")})
+    _log_last_sheet(folder, tracker)
+
+
 def _log_train(folder: Path, tracker: Tracker) -> None:
     summary = _read(folder / "summary.json")
     _log_numbers(
@@ -134,12 +146,26 @@ def _log_train(folder: Path, tracker: Tracker) -> None:
         {
             "train/final_loss": summary.get("final_loss"),
             "train/final_validation_loss": summary.get("validation_loss"),
-            "train/parameters": summary.get("parameters"),
+            **{
+                f"train/{name}": summary.get(name)
+                for name in ("parameters", "steps", "kept_step", "ema_length")
+            },
+            # Of the kept network. Without `kept_` they would be hidden by the last check's, which
+            # have the larger step.
+            **{
+                f"train/kept_{name}": summary.get(name)
+                for name in ("copy_share", "kernel_distance", "loss_gap")
+            },
         },
     )
+    _log_files(folder, tracker, ("checks.csv",))
+    _log_last_sheet(folder, tracker)
+
+
+def _log_last_sheet(folder: Path, tracker: Tracker) -> None:
     sheets = sorted((folder / "samples").glob("step-*.png"))
     if sheets:
-        tracker.artifact(sheets[-1], f"train/{sheets[-1].name}")
+        tracker.artifact(sheets[-1], f"{folder.name}/{sheets[-1].name}")
 
 
 def _log_synthesize(folder: Path, tracker: Tracker) -> None:
@@ -212,6 +238,7 @@ def _log_report(folder: Path, tracker: Tracker) -> None:
 
 _LOGGERS = {
     "prepare": _log_prepare,
+    "pretrain": _log_pretrain,
     "train": _log_train,
     "synthesize": _log_synthesize,
     "evaluate": _log_evaluate,

@@ -104,7 +104,7 @@ def test_an_error_that_stays_is_not_tried_again_and_is_the_runs_message(project,
     project.failures["train"] = [error]
     with pytest.raises(type(error), match=str(error)):
         augment(mlflow=False)
-    assert project.names == ["prepare", "train"]
+    assert project.names == ["prepare", "pretrain", "train"]
     run = latest_run()
     assert run.state.is_failed()
     assert run.state.message == str(error)
@@ -114,14 +114,14 @@ def test_an_error_that_stays_is_not_tried_again_and_is_the_runs_message(project,
 def test_an_error_that_may_pass_is_tried_twice_more(project):
     project.failures["train"] = [ConnectionError("blip"), ConnectionError("blip")]
     assert augment(mlflow=False)["decision"] == "use"
-    assert project.names == ["prepare", "train", "train", "train", *SECTIONS[2:]]
+    assert project.names == ["prepare", "pretrain", *["train"] * 3, *SECTIONS[3:]]
 
 
 def test_an_error_that_does_not_pass_fails_the_run(project):
     project.failures["train"] = [ConnectionError("blip") for _ in range(3)]
     with pytest.raises(ConnectionError, match="blip"):
         augment(mlflow=False)
-    assert project.names == ["prepare", "train", "train", "train"]
+    assert project.names == ["prepare", "pretrain", *["train"] * 3]
     assert latest_run().state.is_failed()
 
 
@@ -144,6 +144,7 @@ def test_the_form_has_described_and_bounded_fields():
     for field in changes.values():
         assert field["description"]
     assert changes["source"]["anyOf"][0]["enum"] == ["digits", "folder", "idx"]
+    assert changes["base"]["anyOf"][0]["enum"] == ["none", "pool", "folder", "hub", "run"]
     assert changes["guidance"]["anyOf"][0]["maximum"] == 20.0
 
 
@@ -152,6 +153,9 @@ def test_every_change_names_a_param(tmp_path):
     changes = Changes(
         source="folder",
         path="some: [odd] #path",
+        base="hub",
+        base_path="artifacts of: [last] #year",
+        base_hub_id="someone/unet@v1",
         seed=4,
         train_steps=5,
         images_per_class=6,
@@ -161,6 +165,9 @@ def test_every_change_names_a_param(tmp_path):
     )
     params = load_params(tmp_path / "params.yaml", changes.overrides())
     assert (params.prepare.source, params.prepare.path) == ("folder", "some: [odd] #path")
+    pretrain = params.pretrain
+    assert (pretrain.base, pretrain.path) == ("hub", "artifacts of: [last] #year")
+    assert pretrain.hub_id == "someone/unet@v1"
     assert (params.seed, params.train.steps, params.synthesize.images_per_class) == (4, 5, 6)
     assert (params.synthesize.guidance, params.evaluate.seeds, params.evaluate.steps) == (1.0, 7, 8)
 
@@ -173,6 +180,9 @@ def test_the_command_ends_with_verdict_seconds_and_addresses(project, capsys):
     out = capsys.readouterr().out
     assert "Verdict: Use <b>them</b>" in out
     assert "Time:    prepare " in out
+    assert [part.split()[0] for part in out.split("Time:")[1].split(";")[0].split(", ")] == list(
+        SECTIONS
+    )
     assert "Report:  artifacts/report/index.html" in out
 
 

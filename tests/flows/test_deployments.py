@@ -102,7 +102,7 @@ def test_deployments_are_made_and_a_worker_runs_them_in_the_project_folder(api):
     fields = on_demand["parameter_openapi_schema"]["properties"]
     assert fields["params_file"]["description"] == "params file, in the project folder."
     changes = on_demand["parameter_openapi_schema"]["definitions"]["Changes"]["properties"]
-    assert changes["train_steps"]["description"] == "optimiser steps of the diffusion model"
+    assert changes["train_steps"]["description"] == "most optimiser steps of the diffusion model"
 
     # A file that only the project folder has, and that is no params file: the message shows that
     # the worker was in the right folder and how an error of the user's looks.

@@ -1,12 +1,19 @@
 from pathlib import Path
 
 import yaml
-from fake_stages import Fake, write_stages
+from fake_stages import BASE, Fake, write_stages
 
 from pipeline.data.store import StoreInfo
 from pipeline.folders import read_manifest
 from pipeline.report.card import CardFacts, data_card, escape_markdown
-from pipeline.report.findings import Synthesis, Verdict, read_record
+from pipeline.report.findings import (
+    Pretraining,
+    Synthesis,
+    Training,
+    Verdict,
+    read_base_images,
+    read_record,
+)
 
 HOSTILE = ("<script>alert(1)</script>", "a | b](x)", "---\nname: !!python/object")
 
@@ -22,6 +29,10 @@ def facts(root: Path, fake: Fake, share: float | None) -> CardFacts:
         synthetic_counts={fake.classes[0]: 1} if share else {},
         verdict=read_record(folders["evaluate"] / "verdict.json", Verdict),
         synthesis=read_record(folders["synthesize"] / "summary.json", Synthesis),
+        pretraining=read_record(folders["pretrain"] / "summary.json", Pretraining),
+        base_images=read_base_images(folders["pretrain"], folders["train"]),
+        training=read_record(folders["train"] / "summary.json", Training),
+        copy_limit=0.01,
         settings=manifests["synthesize"].params,  # type: ignore[union-attr]
         source=manifests["prepare"].params,  # type: ignore[union-attr]
         share=share,
@@ -70,3 +81,35 @@ def test_a_card_without_synthetic_rows_says_so(tmp_path: Path) -> None:
     assert "No synthetic image is in it" in card
     assert "lineage of synthetic rows" not in card
     assert front_matter(card)["tags"] == ["replenish", "real"]
+
+
+def test_the_card_says_how_copying_was_watched(tmp_path: Path) -> None:
+    card = data_card(facts(tmp_path / "a", Fake(), 0.5))
+    assert "at most 1 % of its samples were copies" in card
+    assert "kept at step 1,500: 0.4 % are copies" in card
+    assert "best at step 1,500, copies from step 2,000" in card
+    unmeasured = data_card(facts(tmp_path / "b", Fake(copy_shares=(None,) * 5), 0.5))
+    assert "kept at step 1,500: it was not measured" in unmeasured
+
+
+def test_the_card_says_what_the_generator_started_from(tmp_path: Path) -> None:
+    def card(name: str, **changes) -> str:
+        return data_card(facts(tmp_path / name, Fake(**changes), 0.5))
+
+    none = card("none")
+    assert "started from nothing: its weights began at random" in none
+    assert "trained on the real training images alone" in none
+    assert front_matter(none)["replenish"]["base"] == "none"
+    pool = card("pool", base="pool")
+    assert "from a pool of 52 images, on which it was first trained without labels" in pool
+    assert f"(digest `{BASE[:12]}`)" in pool
+    assert "trained on the real training images, from a base" in pool
+    assert "The base learned from 40 images that no baseline arm saw" in pool
+    assert front_matter(pool)["replenish"]["base_digest"] == BASE
+    hub = card("hub", base="hub", source="someone/unet", base_beyond=None)
+    assert r"from the base someone\/unet (the Hugging Face hub, digest" in hub
+    assert "Which images the base has seen is not known" in hub
+    same = card("run", base="run", source="earlier", base_beyond=0)
+    assert "no baseline arm saw" not in same
+    hostile = card("hostile", base="folder", source=HOSTILE[0], base_beyond=None)
+    assert "<script" not in hostile[hostile.index("\n---\n", 4) :]

@@ -1,3 +1,4 @@
+import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -10,12 +11,20 @@ from pipeline.report.figures import (
     class_figure,
     curve_figure,
     gain_figure,
+    memory_figure,
     shorten,
     smoothed,
 )
-from pipeline.report.findings import Verdict, read_record
+from pipeline.report.findings import Check, Verdict, read_record
 
 HOSTILE = ("<script>alert(1)</script>", "$\\frac$ @0@ 猫 😀", "a" * 200)
+
+
+CHECKS = [
+    Check(500, 0.3, 0.31, 0.0, 0.4),
+    Check(1000, 0.2, 0.24, math.nan, 0.2),
+    Check(1500, 0.1, 0.3, 0.05, math.nan),
+]
 
 
 def verdict(root: Path, **changes) -> Verdict:
@@ -33,6 +42,7 @@ def draw_all(found: Verdict) -> dict[str, str]:
         "arms": arms_figure(found),
         "classes": class_figure(found.per_class),
         "curve": curve_figure([(1, 1.0), (2, 0.5), (3, 0.1)], [(2, 0.5, 0.6), (3, 0.1, 0.2)]),
+        "memory": memory_figure(CHECKS, 500, 0.01, 1500),
     }
 
 
@@ -87,6 +97,34 @@ def test_one_class_one_step_and_a_zero_gain_can_be_drawn(tmp_path: Path) -> None
     assert "digit 0" in texts(class_figure(found.per_class[:1]))
     assert "loss" in texts(curve_figure([(1, 0.5)], []))
     assert "loss" in texts(curve_figure([], []))
+
+
+def test_the_memory_figure_marks_what_was_kept_and_where_copying_starts() -> None:
+    svg = memory_figure(CHECKS, 500, 0.01, 1500)
+    shown = texts(svg)
+    assert {"kept: step 500", "copies from step 1,500", "copies, %", "kernel dist."} <= set(shown)
+    assert "the limit is 1 % copies, which every check from step 1,500 on passes" in svg
+    assert "var(--no)" in svg
+    assert "nan" not in svg.lower()
+    calm = memory_figure(CHECKS[:2], 500, 0.01)
+    assert not any("copies from" in text for text in texts(calm))
+
+
+def test_the_memory_figure_does_without_what_was_not_measured() -> None:
+    blank = [Check(500, 0.3, math.nan, math.nan, math.nan)]
+    assert "kernel dist." not in texts(memory_figure(blank, 500, 0.01))
+    assert "copies, %" in texts(memory_figure(blank, 500, 0.01))
+    assert "kept: step 7" in texts(memory_figure([], 7, 0.0))
+    few = [Check(500, 0.3, math.nan, 0.0, math.nan)]
+    assert "kernel dist." not in texts(memory_figure(few, 500, 1.0))
+
+
+def test_losses_that_are_not_finite_are_not_drawn() -> None:
+    gaps = [(1, 0.5, math.nan), (2, math.inf, math.nan), (3, 0.4, math.nan)]
+    svg = curve_figure([(1, 0.5), (2, 0.4)], gaps)
+    assert "training rows" in texts(svg)
+    assert "validation rows" not in texts(svg)
+    assert "nan" not in svg.lower()
 
 
 def test_smoothing_is_the_mean_of_the_last_values() -> None:

@@ -1,17 +1,24 @@
+import math
 from pathlib import Path
 
 import pytest
-from fake_stages import write_stages
+from fake_stages import Fake, write_stages
 
 from pipeline.errors import StageError
 from pipeline.folders import Manifest, read_manifest, write_bytes
 from pipeline.report.findings import (
+    BaseImages,
+    Check,
     Training,
     Verdict,
     check_lineage,
+    copy_limit,
     need_manifest,
     plain_params,
+    read_base_images,
+    read_checks,
     read_record,
+    read_table,
 )
 
 
@@ -40,6 +47,8 @@ def test_lineage_that_fits_passes(tmp_path: Path) -> None:
     folders = write_stages(tmp_path)
     manifests = {name: need_manifest(folder) for name, folder in folders.items()}
     check_lineage(manifests)
+    ids = manifests["prepare"].files["unlabelled_ids.txt"]
+    assert manifests["pretrain"].inputs == {"prepare/unlabelled_ids.txt": ids}
     assert manifests["evaluate"].inputs["synthesize"] == manifests["synthesize"].digest
     assert read_manifest(folders["train"]) == manifests["train"]
 
@@ -53,3 +62,59 @@ def test_nested_settings_are_spelt_out() -> None:
         ("imbalance.min", 2),
         ("seed", 1),
     ]
+
+
+def test_what_was_not_measured_is_nan_and_its_row_stays(tmp_path: Path) -> None:
+    folders = write_stages(tmp_path, Fake(copy_shares=(None, 0.5, None, None, None)))
+    path = folders["train"] / "checks.csv"
+    checks = read_checks(path)
+    assert [one.step for one in checks] == [500, 1000, 1500, 2000, 2500]
+    assert math.isnan(checks[0].copy_share)
+    assert math.isnan(checks[0].quality)
+    assert checks[0].heldout_loss > checks[0].training_loss > 0
+    assert (checks[1].copy_share, checks[1].quality) == (0.5, 0.3625)
+    # Without keep_gaps a row with a gap is left out, as in curve.csv.
+    assert read_table(path, ("step", "copy_share")) == [(1000.0, 0.5)]
+    gaps = read_table(path, ("step", "copy_share"), keep_gaps=True)
+    assert [math.isnan(share) for _, share in gaps] == [True, False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    "row", ["1,0.1,0.2", "1,0.1,0.2,0.3,much", ",0.1,0.2,0.3,0.4", "inf,0.1,0.2,0.3,0.4"]
+)
+def test_damaged_checks_name_the_file_and_the_stage(tmp_path: Path, row: str) -> None:
+    path = tmp_path / "train" / "checks.csv"
+    write_bytes(path, f"step,training_loss,heldout_loss,copy_share,quality\n{row}\n".encode())
+    with pytest.raises(StageError, match=r"checks.csv: not readable .* run the stage `train`"):
+        read_checks(path)
+
+
+def test_checks_without_rows_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "train" / "checks.csv"
+    write_bytes(path, b"step,training_loss,heldout_loss,copy_share,quality\n2,1,,0,\n")
+    (check,) = read_checks(path)
+    assert (check.step, check.training_loss, check.copy_share) == (2, 1.0, 0.0)
+    assert isinstance(check, Check)
+    write_bytes(path, b"step,training_loss,heldout_loss,copy_share,quality\n")
+    assert read_checks(path) == []
+
+
+def test_images_that_the_base_saw_are_counted(tmp_path: Path) -> None:
+    def seen(root: Path, **changes) -> BaseImages | None:
+        folders = write_stages(root, Fake(**changes))
+        return read_base_images(folders["pretrain"], folders["train"])
+
+    assert seen(tmp_path / "a") is None
+    assert seen(tmp_path / "b", base="hub", base_beyond=None) is None
+    assert seen(tmp_path / "c", base="pool", base_beyond=40) == BaseImages(52, 40)
+    assert seen(tmp_path / "d", base="run", base_beyond=0) == BaseImages(12, 0)
+    (tmp_path / "d" / "train" / "training_ids.txt").unlink()
+    with pytest.raises(StageError, match=r"training_ids.txt: missing; run the stage `train`"):
+        read_base_images(tmp_path / "d" / "pretrain", tmp_path / "d" / "train")
+
+
+@pytest.mark.parametrize("params", [{}, {"copy_limit": True}, {"copy_limit": 2}])
+def test_a_manifest_without_the_copy_limit_is_refused(params: dict) -> None:
+    assert copy_limit(Manifest("train", "key", {"copy_limit": 0.02}, {}, {}, "digest")) == 0.02
+    with pytest.raises(StageError, match="no copy_limit; run the stage `train` again"):
+        copy_limit(Manifest("train", "key", params, {}, {}, "digest"))

@@ -13,7 +13,7 @@ from pipeline.params import AssembleParams, Params
 from pipeline.stages.assemble import run, sampling_weights, with_lineage
 from pipeline.tracking.tracker import NullTracker
 
-NEEDED = ("prepare", "synthesize", "evaluate")
+NEEDED = ("prepare", "pretrain", "train", "synthesize", "evaluate")
 
 
 def assemble(root: Path, fake: Fake | None = None, **changes):
@@ -95,7 +95,7 @@ def test_the_pool_stays_behind(tmp_path: Path) -> None:
     pool = rows.take([0])
     pool = make_samples(255 - pool.images, np.asarray([-1]), "pool", "real")
     write_store(store, with_lineage(rows, pool), ("digit 0", "digit 1", "digit 2"), 8, "L")
-    for name in ("prepare", "train", "synthesize", "evaluate"):
+    for name in NEEDED:
         finish(folders[name], Params())
     inputs = {name: folders[name] for name in NEEDED}
     run(AssembleParams(), inputs, tmp_path / "assemble", NullTracker())

@@ -1,14 +1,16 @@
+import json
 import re
 from collections import Counter
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from fake_stages import DIGITS, Fake, finish, write_stages
+from fake_stages import BASE, DIGITS, Fake, finish, write_stages
 from support import need
 
 from pipeline.errors import StageError
-from pipeline.folders import write_bytes
+from pipeline.folders import write_bytes, write_json
 from pipeline.params import AssembleParams, Params, ReportParams
 from pipeline.report import page as page_module
 from pipeline.stages.assemble import run as assemble
@@ -30,8 +32,7 @@ _FLAGS = [
 
 def write_page(root: Path, fake: Fake | None = None, tracker=None, **changes) -> Path:
     folders = write_stages(root, fake)
-    inputs = {name: folders[name] for name in ("prepare", "synthesize", "evaluate")}
-    assemble(AssembleParams(), inputs, root / "assemble", NullTracker())
+    assemble(AssembleParams(), dict(folders), root / "assemble", NullTracker())
     folders["assemble"] = root / "assemble"
     summary = run(ReportParams(**changes), folders, root / "report", tracker or NullTracker())
     path = root / "report" / "index.html"
@@ -196,11 +197,111 @@ def test_a_damaged_curve_names_the_file(tmp_path: Path) -> None:
     write_bytes(folders["train"] / "curve.csv", b"step,loss\n1,much\n")
     for name in ("train", "synthesize", "evaluate"):
         finish(folders[name], Params())
-    inputs = {name: folders[name] for name in ("prepare", "synthesize", "evaluate")}
-    assemble(AssembleParams(), inputs, tmp_path / "assemble", NullTracker())
+    assemble(AssembleParams(), dict(folders), tmp_path / "assemble", NullTracker())
     folders["assemble"] = tmp_path / "assemble"
     with pytest.raises(StageError, match=r"curve.csv: not readable .* run the stage `train` again"):
         run(ReportParams(), folders, tmp_path / "report", NullTracker())
+
+
+def told(path: Path, section: str) -> str:
+    """Return the text of a section of the page."""
+    text = path.read_text(encoding="utf-8")
+    start = text.index(f'<section id="{section}"')
+    plain = re.sub(r"<[^>]*>", " ", text[start : text.index("</section>", start)])
+    return " ".join(unescape(plain).split())
+
+
+def test_the_training_is_told_with_how_long_the_images_last(tmp_path: Path) -> None:
+    path = write_page(tmp_path)
+    text = told(path, "training")
+    assert "With 12 images, best at step 1,500, copies from step 2,000." in text
+    assert "Kept step 1,500 of 2,500 made" in text
+    assert "Copies among its samples 0.4 % limit 1 %" in text
+    assert "Kernel distance to validation images 0.3" in text
+    assert "Validation loss less training loss +0.0133" in text
+    assert "2,500 of at most 4,000, stopped early" in text
+    assert "small network (few images)" in text
+    assert "Dropout 0.125" in text
+    assert "its weights began at random" in text
+    assert "Caution" not in text
+    assert [a["aria-label"] for a in Page(path).all("svg")][-1].startswith("Share of copies")
+
+
+def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
+    path = write_page(tmp_path, Fake(copy_shares=(None,) * 5))
+    text = told(path, "training")
+    assert "Copies were not looked for while it trained" in text
+    assert text.count("not measured") == 2
+    assert not any("Share of copies" in (a["aria-label"] or "") for a in Page(path).all("svg"))
+
+
+def test_a_network_that_copies_is_called_so(tmp_path: Path) -> None:
+    text = told(write_page(tmp_path, Fake(copy_shares=(0.1,) * 5)), "training")
+    assert "Every network that was looked at copies more than the limit allows" in text
+    assert "limit 1 %" in text
+
+
+def test_a_pool_as_base_is_named_with_a_caution(tmp_path: Path) -> None:
+    path = write_page(tmp_path, Fake(base="pool"))
+    text = told(path, "training")
+    assert f"Digest {BASE[:12]}" in text
+    assert "2,000 steps on 52 images; loss 0.0810" in text
+    assert "6 weight tensors: conv_in.0, conv_in.1, conv_in.2, conv_in.3, …" in text
+    assert (
+        "Caution. The base learned from 40 unlabelled images that no baseline arm saw, so part of "
+        "any gain may come from the pool rather than from synthesis."
+    ) in text
+    assert {"href": "#base"} in Page(path).all("a")
+
+
+def test_a_base_of_unknown_images_is_named_with_a_caution(tmp_path: Path) -> None:
+    fake = Fake(base="hub", source="someone/unet", base_beyond=None)
+    text = told(write_page(tmp_path, fake), "training")
+    assert "the Hugging Face hub: someone/unet" in text
+    assert "Test images may be among them" in text
+
+
+def test_a_base_that_saw_the_training_images_alone_needs_no_caution(tmp_path: Path) -> None:
+    path = write_page(tmp_path, Fake(base="run", source="earlier", base_beyond=0))
+    assert "an earlier run: earlier" in told(path, "training")
+    assert "Caution" not in told(path, "training")
+    assert {"href": "#base"} not in Page(path).all("a")
+
+
+@pytest.mark.parametrize("source", [*HOSTILE, "'\"><img src=x onerror=alert(3)>{{ 7 * 7 }}"])
+def test_a_hostile_base_name_is_shown_as_text(tmp_path: Path, source: str) -> None:
+    page = Page(write_page(tmp_path, Fake(base="folder", source=source, base_beyond=None)))
+    assert not page.all("script")
+    assert not any({"onload", "onerror"} & attributes.keys() for _, attributes in page.tags)
+    assert source in page.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "1 further images are kept aside without labels; nothing here was trained or tested"),
+        (
+            {"base": "pool"},
+            "have no label here: the base learned from them, and nothing was tested",
+        ),
+        (
+            {"base": "hub", "base_beyond": None},
+            "the base came from elsewhere and may have seen them",
+        ),
+    ],
+)
+def test_the_pool_is_told_of_as_it_was_used(tmp_path: Path, changes, expected: str) -> None:
+    folders = write_stages(tmp_path, Fake(**changes))
+    path = folders["prepare"] / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["counts"]["pool"] = {"": 1}
+    write_json(path, summary)
+    for folder in folders.values():
+        finish(folder, Params())
+    assemble(AssembleParams(), dict(folders), tmp_path / "assemble", NullTracker())
+    folders["assemble"] = tmp_path / "assemble"
+    run(ReportParams(), folders, tmp_path / "report", NullTracker())
+    assert expected in told(tmp_path / "report" / "index.html", "data")
 
 
 def test_a_stage_of_another_run_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import torch
 
 from pipeline.diffusion.checkpoints import Generator, GeneratorSpec
 from pipeline.diffusion.sampling import SamplerSettings
-from pipeline.diffusion.unet import build_unet
+from pipeline.diffusion.unet import Preset, build_unet
 from pipeline.synthesis.executors import ThreadExecutor
 from pipeline.synthesis.shards import Shard, read_shard, sample_shard, write_shard
 
@@ -14,8 +14,8 @@ SETTINGS = SamplerSettings("dpmsolver++", 3, 1.5, "float32")
 
 @pytest.fixture(scope="module")
 def generator():
-    spec = GeneratorSpec(("a", "b"), 8, "L", "cosine", "velocity", "")
-    return Generator(spec, build_unet(8, "L", 2, 8, seed=0).eval(), "digest")
+    spec = GeneratorSpec(("a", "b"), 8, "L", "cosine", "velocity", False, "", None)
+    return Generator(spec, build_unet(8, "L", 2, Preset(8, 1), seed=0).eval(), "digest")
 
 
 def test_a_shard_names_its_indices():

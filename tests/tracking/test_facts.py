@@ -45,6 +45,26 @@ VERDICT = {
 }
 
 
+PRETRAINED = {
+    "base": "pool",
+    "base_digest": "b" * 64,
+    "images": 90,
+    "steps": 200,
+    "heldout_loss": 0.25,
+}
+TRAINED = {
+    "final_loss": 0.5,
+    "validation_loss": 0.75,
+    "parameters": 100,
+    "steps": 615,
+    "kept_step": 308,
+    "ema_length": 0.1,
+    "copy_share": 0.0,
+    "kernel_distance": -0.002,
+    "loss_gap": 0.01,
+}
+
+
 def finish(artifacts, stage, files):
     folder = artifacts / stage
     for name, content in files.items():
@@ -61,9 +81,15 @@ def artifacts(tmp_path):
     finish(root, "prepare", {"summary.json": {"quarantined": 2}, "dataset/dataset.json": info})
     finish(
         root,
+        "pretrain",
+        {"summary.json": PRETRAINED, "samples/step-000200.png": "", "base/base.json": "{}"},
+    )
+    finish(
+        root,
         "train",
         {
-            "summary.json": {"final_loss": 0.5, "validation_loss": 0.75, "parameters": 100},
+            "summary.json": TRAINED,
+            "checks.csv": "step\n",
             "samples/step-000500.png": "",
             "samples/step-001000.png": "",
         },
@@ -81,6 +107,12 @@ def test_finished_folders_are_told_with_stable_names(artifacts, recording_tracke
     last = recording_tracker.last_metric
     assert last("prepare/images") == 16
     assert last("prepare/quarantined") == 2
+    assert (last("pretrain/steps"), last("pretrain/images")) == (200, 90)
+    assert (last("train/steps"), last("train/kept_step")) == (615, 308)
+    assert last("train/ema_length") == 0.1
+    assert last("train/kept_copy_share") == 0
+    assert last("train/kept_kernel_distance") == -0.002
+    assert last("train/kept_loss_gap") == 0.01
     assert last("synthesize/shortfall") == 3
     assert (last("evaluate/gain_low_points"), last("evaluate/gain_high_points")) == (1, 5)
     assert last("evaluate/best_baseline_balanced_accuracy") == 0.9
@@ -92,6 +124,8 @@ def test_finished_folders_are_told_with_stable_names(artifacts, recording_tracke
         ("assembled", "e" * 64, 16, "training"),
     ]
     assert [name for _, name in recording_tracker.artifacts] == [
+        "pretrain/step-000200.png",
+        "train/checks.csv",
         "train/step-001000.png",
         "evaluate/verdict.json",
         "evaluate/arms.csv",
@@ -103,10 +137,24 @@ def test_finished_folders_are_told_with_stable_names(artifacts, recording_tracke
     assert metrics["test_balanced_accuracy"] == 0.93
     assert metrics["test_balanced_accuracy_sd"] == 0.01
     assert {"decision": "use"} in recording_tracker.tags_calls
+    assert {"base": "pool", "base_digest": "b" * 64} in recording_tracker.tags_calls
+
+
+def test_without_a_base_and_without_a_look_nothing_is_made_up(artifacts, recording_tracker):
+    summary = {**TRAINED, "copy_share": None, "kernel_distance": None, "loss_gap": None}
+    nothing = {"base": "none", "base_digest": None, "images": 0, "steps": 0, "heldout_loss": None}
+    (artifacts / "train" / "summary.json").write_text(json.dumps(summary))
+    (artifacts / "pretrain" / "summary.json").write_text(json.dumps(nothing))
+    log_results(artifacts, recording_tracker, ("pretrain", "train"), root=artifacts)
+    told = {name for values, _ in recording_tracker.metrics_calls for name in values}
+    assert "train/kept_step" in told
+    assert not any("copy_share" in name or name.startswith("pretrain/") for name in told)
+    assert not any("base" in tags for tags in recording_tracker.tags_calls)
 
 
 def test_an_unfinished_a_missing_and_a_damaged_folder_are_passed_over(artifacts, recording_tracker):
     (artifacts / "train" / "manifest.json").unlink()
+    (artifacts / "pretrain" / "manifest.json").unlink()
     (artifacts / "prepare" / "manifest.json").write_text("{")
     (artifacts / "evaluate" / "verdict.json").write_text("{")
     (artifacts / "synthesize" / "summary.json").write_text('{"accepted": "many", "classes": 3}')
