@@ -92,6 +92,7 @@ class Task:
     samples: int
     recipes: tuple[str, ...]
     seeds: int
+    checks: int = 10
 
 
 DIGITS_RECIPES = tuple(RECIPES)
@@ -101,7 +102,7 @@ TASKS: dict[str, Task] = {
     ),
     "digits, 246 images": Task("digits", 60, 6, 600, 400, 400, DIGITS_RECIPES, 1),
     "Fashion-MNIST, 409 images": Task(
-        "idx", 100, 10, 600, 480, 256, ("scratch", "full", "naive"), 1
+        "idx", 100, 10, 500, 400, 256, ("scratch", "full", "naive"), 1, checks=6
     ),
 }
 QUICK_TASKS: dict[str, Task] = {
@@ -317,7 +318,8 @@ def run_recipe(
     train._examiner = examiner  # type: ignore[assignment]
     try:
         steps = task.steps // 2 if recipe.base else task.steps
-        params = TrainParams(seed=seed, steps=steps, preset="small", **recipe.changes)
+        shared: dict[str, Any] = {"seed": seed, "steps": steps, "checks": task.checks}
+        params = TrainParams(**shared, preset="small", **recipe.changes)
         inputs = {
             "prepare": root / "prepare",
             "pretrain": root / ("pool" if recipe.base else "none") / "pretrain",

@@ -462,8 +462,10 @@ def check_params(data: dict[str, Any], origin: str) -> Params:
         if isinstance(error, ValidationError):
             written = data.get("pretrain")
             own = set(written) if isinstance(written, dict) else set()
-            details = [one for one in _telling(error.errors()) if not _is_copy(one["loc"], own)]
-            lines = sorted({_explain(detail, origin) for detail in details})
+            details = _telling(error.errors())
+            told = {one["msg"] for one in details if one["loc"] == ("train",)}
+            own_faults = [one for one in details if not _is_copy(one, own, told)]
+            lines = sorted({_explain(detail, origin) for detail in own_faults})
             raise InputError("\n".join(lines)) from None
         raise InputError(
             f"{origin}: holds a value that is no number, text, list or mapping ({error}); "
@@ -545,8 +547,11 @@ def _telling(details: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _is_copy(location: Sequence[Any], written: set[str]) -> bool:
-    """Say whether the fault is in a key that was copied from train to pretrain: told there."""
+def _is_copy(detail: Any, written: set[str], told: set[str]) -> bool:
+    """Say whether the fault is of keys that were copied from train to pretrain: told there."""
+    location = detail["loc"]
+    if location == ("pretrain",):  # of several keys together
+        return detail["type"] == "value_error" and detail["msg"] in told
     key = str(location[1]) if len(location) > 1 else ""
     return location[:1] == ("pretrain",) and key in GENERATOR_KEYS and key not in written
 

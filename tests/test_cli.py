@@ -25,7 +25,7 @@ def replenish(*arguments, cwd=None):
 
 def test_help_names_every_command_with_an_example():
     text = replenish("--help").stdout
-    for command in (*SECTIONS, "run", "verify", "doctor"):
+    for command in (*SECTIONS, "run", "verify", "doctor", "dag", "version"):
         assert command in text
     for name, command in get_command(cli.app).commands.items():
         assert "Example" in (command.epilog or ""), name
@@ -38,6 +38,12 @@ def test_help_names_every_command_with_an_example():
         ("train.steps=-1", "train.steps = -1: input should be greater than or equal to 1"),
         ("train.steps=many", 'train.steps = "many": input should be a valid integer'),
         ("sampler=x", "sampler is not a known key"),
+        (
+            "pretrain.base=magic",
+            "pretrain.base = \"magic\": input should be 'none', 'pool', 'folder'",
+        ),
+        ("pretrain.base=hub", "base hub needs hub_id, such as owner/name"),
+        ("train.augment=[spin]", "train.augment.0 = \"spin\": input should be 'flip', 'flip_vert"),
         ("train", "write section.key=value"),
     ],
 )
@@ -48,6 +54,29 @@ def test_a_wrong_param_ends_with_status_2_before_any_work(tmp_path, override, me
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["params.yaml"]
+
+
+def test_a_wrong_param_of_train_is_told_once(tmp_path):
+    (tmp_path / "params.yaml").write_text("seed: 0\n")
+    done = replenish("run", "--set", "train.batch_images=0", cwd=tmp_path)
+    assert done.stderr.count("error:") == 1
+
+
+def test_stages_want_those_before_them(tmp_path):
+    (tmp_path / "params.yaml").write_text("seed: 0\n")
+    for name, before in (("pretrain", "prepare"), ("train", "prepare")):
+        done = replenish(name, "--no-mlflow", cwd=tmp_path)
+        assert done.returncode == 2
+        assert f"{name}: needs the finished folder of `{before}`" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_dry_run_lists_every_stage_in_order(tmp_path):
+    (tmp_path / "params.yaml").write_text("seed: 0\n")
+    done = replenish("run", "--dry-run", cwd=tmp_path)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(SECTIONS)
+    assert done.stdout.count("would run") == len(SECTIONS)
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_missing_params_file_says_what_to_do(tmp_path):
@@ -88,7 +117,7 @@ def test_errors_become_messages_and_statuses(monkeypatch, capsys, raised, status
 def test_doctor_examines_the_machine(tmp_path):
     done = replenish("doctor", "--artifacts", str(tmp_path / "a"), cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    for topic in ("python", "torch", "device", "bfloat16", "memory", "disk", "port 5000"):
+    for topic in ("python", "torch", "device", "precision", "memory", "disk", "port 5000"):
         assert topic in done.stdout
 
 

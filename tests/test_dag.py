@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.dag import dvc_file
-from pipeline.params import SECTIONS, Params, load_params
+from pipeline.params import GENERATOR_KEYS, SECTIONS, Execution, Params, load_params
 from pipeline.sources import import_closure
 from pipeline.stages import STAGES, stage_module
 
@@ -22,16 +22,47 @@ def test_dvc_yaml_lists_stages_params_deps_and_outs():
     for name, stage in document["stages"].items():
         assert stage["cmd"] == f"python -m pipeline {name}"
         assert stage["outs"] == [f"artifacts/{name}"]
-        assert stage["params"] == ["seed", name]
+        copied = [f"train.{key}" for key in GENERATOR_KEYS] if name == "pretrain" else []
+        assert stage["params"] == ["seed", name, *copied]
         sources = [d for d in stage["deps"] if d.endswith((".py", ".j2"))]
         assert tuple(sources) == import_closure(stage_module(name))
         inputs = [d for d in stage["deps"] if d.startswith("artifacts/")]
-        assert inputs == [f"artifacts/{i}" for i in STAGES[name].inputs]
+        assert len(inputs) == len(STAGES[name].inputs)
+        for found, needed in zip(inputs, STAGES[name].inputs, strict=True):
+            file = STAGES[name].only.get(needed)
+            assert found == f"artifacts/{needed}" + (f"/{file}" if file else "")
+    assert document["stages"]["prepare"]["deps"][-2:] == [
+        "${prepare.path}",
+        "${prepare.pool_path}",
+    ]
+
+
+def test_pretrain_depends_on_ids_its_base_and_the_shared_keys():
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["pretrain"]
+    assert stage["deps"][-2:] == ["artifacts/prepare/unlabelled_ids.txt", "${pretrain.path}"]
+    assert "artifacts/prepare" not in stage["deps"]
+    assert {"train.base_channels", "train.schedule", "train.augment"} <= set(stage["params"])
+    assert not {"train", "train.steps", "train.class_map"} & set(stage["params"])
+
+
+def test_folders_that_dvc_depends_on_exist_in_a_fresh_checkout():
+    params = Params()
+    for path in (params.prepare.path, params.prepare.pool_path, params.pretrain.path):
+        assert (ROOT / path).is_dir(), path
+
+
+def test_what_dvc_shows_is_what_stages_say_they_write():
+    document = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    assert document["metrics"] == [f"artifacts/{n}/{f}" for n in STAGES for f in STAGES[n].metrics]
+    plots = [next(iter(plot)) for plot in document["plots"]]
+    assert plots == [f"artifacts/{n}/{f}" for n in STAGES for f in STAGES[n].plots]
+    assert "artifacts/train/checks.csv" in plots
 
 
 def test_a_stage_reads_only_stages_before_it():
     for i, name in enumerate(SECTIONS):
         assert set(STAGES[name].inputs) <= set(SECTIONS[:i])
+        assert set(STAGES[name].only) <= set(STAGES[name].inputs)
 
 
 def test_params_yaml_is_the_defaults_and_names_every_key():
@@ -40,7 +71,10 @@ def test_params_yaml_is_the_defaults_and_names_every_key():
     document = yaml.safe_load(path.read_text())
     for name in SECTIONS:
         model = type(getattr(Params(), name))
-        assert set(document[name]) == set(model.model_fields) - {"seed", "execution"}
+        copied = set(GENERATOR_KEYS) if name == "pretrain" else set()
+        assert set(document[name]) == set(model.model_fields) - {"seed", "execution"} - copied
+    assert set(document) == {"seed", "execution", *SECTIONS}
+    assert set(document["execution"]) == set(Execution.model_fields)
 
 
 def test_every_key_of_params_yaml_has_a_comment():

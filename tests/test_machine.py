@@ -121,8 +121,8 @@ def test_a_folder_that_is_not_ours_goes_by_the_flags(path, stub):
 def test_a_measurement_holds_both_times_and_what_was_measured():
     found = measure(CPU)
     slow, fast = found["float32_seconds"], found["bfloat16_seconds"]
-    assert 0 < slow < 10
-    assert 0 < fast < 10
+    assert 0 < slow < 60
+    assert 0 < fast < 60
     assert found["precision"] == ("bfloat16" if slow >= 1.2 * fast else "float32")
     assert found["torch"] == torch.__version__
     assert found["bfloat16_instructions"] in ("True", "False")
@@ -131,13 +131,19 @@ def test_a_measurement_holds_both_times_and_what_was_measured():
 
 @pytest.mark.parametrize(
     ("float32", "bfloat16", "precision"),
-    [(1.0, 2.0, "float32"), (1.1, 1.0, "float32"), (1.3, 1.0, "bfloat16")],
+    [
+        (0.1, 0.2, "float32"),
+        (0.11, 0.1, "float32"),
+        (0.13, 0.1, "bfloat16"),
+        (0.1, 9.0, "float32"),
+    ],
 )
 def test_bfloat16_must_be_a_fifth_faster(monkeypatch, float32, bfloat16, precision):
     # A clock that each convolution moves by what its precision is said to cost.
-    now = [0.0]
+    now, passes = [0.0], []
 
     def convolve(images, weight, padding):
+        passes.append(torch.is_autocast_enabled("cpu"))
         now[0] += bfloat16 if torch.is_autocast_enabled("cpu") else float32
         return (images[:1, :1, :1, :1] * weight.sum()).clone()
 
@@ -147,6 +153,8 @@ def test_bfloat16_must_be_a_fifth_faster(monkeypatch, float32, bfloat16, precisi
     assert found["float32_seconds"] == pytest.approx(float32)
     assert found["bfloat16_seconds"] == pytest.approx(bfloat16)
     assert found["precision"] == precision
+    # One pass to warm up, then as many as there is time for.
+    assert passes == [False, True] * (2 if bfloat16 > 1 else 6)
 
 
 def test_the_file_is_in_the_users_cache_folder(monkeypatch, tmp_path):

@@ -1,10 +1,11 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.params import SECTIONS, Params, check_params, load_params
+from pipeline.params import GENERATOR_KEYS, SECTIONS, Params, check_params, load_params
 
 
 def load(tmp_path: Path, text: str, *overrides: str) -> Params:
@@ -20,7 +21,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
 
 def test_seed_and_execution_reach_every_section(tmp_path: Path) -> None:
     params = load(tmp_path, "seed: 7\nexecution: {device: cpu}\ntrain: {seed: 9}\n")
-    assert [getattr(params, name).seed for name in SECTIONS] == [7, 9, 7, 7, 7, 7]
+    assert [getattr(params, name).seed for name in SECTIONS] == [7, 7, 9, 7, 7, 7, 7]
     assert {getattr(params, name).execution.device for name in SECTIONS} == {"cpu"}
 
 
@@ -51,6 +52,22 @@ def test_seed_and_execution_reach_every_section(tmp_path: Path) -> None:
             r"validation_fraction \+ test_fraction must be at most 0\.9",
         ),
         ("prepare: [1]", r"prepare = \[1\]"),
+        ("pretrain: {bas: pool}", r"pretrain\.bas is not a known key; did you mean `base`\?"),
+        ("pretrain: {base: magic}", r"pretrain\.base = \"magic\": .*'none'.*'pool'.*'run'"),
+        ("pretrain: {base: hub}", "base hub needs hub_id, such as owner/name"),
+        ("pretrain: {batch_images: 0}", r"pretrain\.batch_images = 0: "),
+        (
+            "train: {augment: [flip, spin]}",
+            r"train\.augment\.1 = \"spin\": input should be 'flip', 'flip_vertical', 'translate'",
+        ),
+        ("train: {augment: flip}", r"train\.augment = \"flip\": input should be a valid array"),
+        (
+            "train: {zero_terminal_snr: true, prediction: noise}",
+            "noise says nothing of a level that is pure noise; use velocity, sample or edm",
+        ),
+        ("train: {ema_length: 0.5}", r"train\.ema_length = 0\.5: .*less than or equal to 0\.25"),
+        ("train: {class_map: [a, b]}", r"train\.class_map = \[\"a\", \"b\"\]"),
+        ("train: {base_channels: 12}", r"train\.base_channels = 12: .*multiple of 8"),
         ("evaluate: {arms: [mixed]}", "arms needs a baseline"),
         ("evaluate: {arms: [real]}", "arms needs `mixed`"),
         ("evaluate: {arms: []}", r"evaluate\.arms = \[\]"),
@@ -59,7 +76,7 @@ def test_seed_and_execution_reach_every_section(tmp_path: Path) -> None:
         ("seed: -1", r"seed = -1: input should be greater than or equal to 0"),
         ("train: {learning_rate: .nan}", "without .inf or .nan"),
         ("report: {title: 2020-01-01}", "write dates in quotes"),
-        ("- a\n- b\n", "must be a mapping of sections: prepare, train"),
+        ("- a\n- b\n", "must be a mapping of sections: prepare, pretrain, train"),
         ("5: {}\n", "must be a mapping of sections"),
         ("train: {steps: 5", "not readable as YAML"),
         ("a: &a [*a]\n", r"aliases"),
@@ -75,6 +92,76 @@ def test_every_error_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         load(tmp_path, "train: {steps: 0, stepz: 1}\nreport: {examples: -1}\n")
     assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "batch_images: 0",
+        "learning_rate: fast",
+        "augment: [flip, spin]",
+        "schedule: cubic",
+        "zero_terminal_snr: true, prediction: noise",
+    ],
+)
+def test_a_fault_in_train_is_told_once_although_pretrain_copies_it(
+    tmp_path: Path, values: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, f"train: {{{values}}}\npretrain: {{base: pool}}\n")
+    (line,) = str(caught.value).splitlines()
+    assert "params.yaml: train" in line
+
+
+def test_a_fault_that_stands_in_pretrain_too_is_told_there_too(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, "train: {batch_images: 0}\npretrain: {batch_images: -1}\n")
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == [
+        "pretrain.batch_images = -1",
+        "train.batch_images = 0",
+    ]
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, "train: {zero_terminal_snr: true}\npretrain: {prediction: noise}\n")
+    (line,) = str(caught.value).splitlines()
+    assert "params.yaml: pretrain = " in line
+
+
+def test_pretrain_takes_the_network_of_train_and_may_have_its_own(tmp_path: Path) -> None:
+    text = "train: {base_channels: 16, augment: [flip], steps: 7}\npretrain: {learning_rate: 0.5}\n"
+    params = load(tmp_path, text, "train.schedule=linear")
+    assert (params.pretrain.base_channels, params.pretrain.augment) == (16, ("flip",))
+    assert (params.pretrain.schedule, params.train.schedule) == ("linear", "linear")
+    assert (params.pretrain.learning_rate, params.train.learning_rate) == (0.5, 1.0e-3)
+    assert params.pretrain.steps is None  # its own key, though train has one of the same name
+    assert {"batch_images", "augment", "compile"} <= set(GENERATOR_KEYS)
+    assert not {"steps", "seed", "execution", "class_map", "base"} & set(GENERATOR_KEYS)
+
+
+@pytest.mark.parametrize("hub_id", ["google/ddpm-cifar10-32", "a/b@main", "a_1/b.c-d@refs/pr/1"])
+def test_hub_ids(tmp_path: Path, hub_id: str) -> None:
+    params = load(tmp_path, f"pretrain: {{base: hub, hub_id: {hub_id}}}\n")
+    assert params.pretrain.hub_id == hub_id
+
+
+@pytest.mark.parametrize(
+    "hub_id",
+    [
+        "",
+        "name",
+        "a/b/c",
+        "a/..",
+        "../b",
+        "a/b@",
+        "a/b@../c",
+        "/a/b",
+        "https://x/y",
+        "a b/c",
+        "a/b\n",
+    ],
+)
+def test_what_is_no_hub_id(tmp_path: Path, hub_id: str) -> None:
+    with pytest.raises(InputError, match=r"pretrain\.hub_id = .*should match pattern"):
+        load(tmp_path, f"pretrain: {{base: hub, hub_id: {json.dumps(hub_id)}}}\n")
 
 
 @pytest.mark.parametrize(
@@ -167,10 +254,11 @@ def test_the_digest_ignores_execution_and_sees_everything_else() -> None:
     others: list[dict[str, Any]] = [
         {"seed": 1},
         {"train": {"steps": 1}},
+        {"pretrain": {"base": "pool"}},
         {"prepare": {"imbalance": None}},
         {"report": {"title": "Another"}},
     ]
-    assert len({digest, *(check_params(other, "test").digest() for other in others)}) == 5
+    assert len({digest, *(check_params(other, "test").digest() for other in others)}) == 6
 
 
 def test_params_are_frozen_and_flat() -> None:
@@ -178,6 +266,7 @@ def test_params_are_frozen_and_flat() -> None:
     with pytest.raises(ValueError, match="frozen"):
         params.train.steps = 5  # type: ignore[misc]
     flat = params.flat()
+    assert (flat["train.augment"], flat["train.class_map"]) == ("[]", "{}")
     assert flat["train.steps"] == params.train.steps
     assert flat["evaluate.mixed_shares"] == "[0.25, 0.5, 0.75]"
     assert not [name for name in flat if "execution" in name]

@@ -1,6 +1,7 @@
 """Planted faults in a small artifacts folder, each found and named."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,9 +9,11 @@ import pytest
 
 from pipeline.data.store import concatenate, make_samples, write_store
 from pipeline.errors import InputError
-from pipeline.folders import MANIFEST, read_manifest, write_manifest
+from pipeline.folders import MANIFEST, Manifest, made_from, read_manifest, write_manifest
 from pipeline.hashing import digest_folder, digest_json
 from pipeline.verification import verify
+
+IDS = "unlabelled_ids.txt"
 
 
 def samples(count, split, seed, origin="real", **extra):
@@ -26,14 +29,22 @@ def samples(count, split, seed, origin="real", **extra):
 
 @pytest.fixture
 def artifacts(tmp_path):
-    prepare, train, synthesize = (tmp_path / n for n in ("prepare", "train", "synthesize"))
+    prepare, pretrain, train, synthesize = (
+        tmp_path / n for n in ("prepare", "pretrain", "train", "synthesize")
+    )
     real = [samples(6, "train", 0), samples(4, "validation", 1), samples(4, "test", 2)]
     write_store(prepare / "dataset", concatenate(real), ("a", "b"), 8, "L")
+    (prepare / IDS).write_text("\n".join(sorted(real[0].ids)))
     prepared = write_manifest(prepare, "prepare", "k", {}, {})
+    (pretrain / "base").mkdir(parents=True)
+    (pretrain / "base" / "training_ids.txt").write_text("\n".join(real[0].ids))
+    inputs = {f"prepare/{IDS}": prepared.files[IDS]}
+    based = write_manifest(pretrain, "pretrain", "k", {}, inputs)
     (train / "generator").mkdir(parents=True)
     (train / "generator" / "config.json").write_text("{}")
     (train / "training_ids.txt").write_text("\n".join(real[0].ids))
-    trained = write_manifest(train, "train", "k", {}, {"prepare": prepared.digest})
+    inputs = {"prepare": prepared.digest, "pretrain": based.digest}
+    trained = write_manifest(train, "train", "k", {}, inputs)
     digest = digest_json(digest_folder(train / "generator"))
     made = samples(4, "train", 3, "synthetic", generator=digest)
     write_store(synthesize / "accepted", made, ("a", "b"), 8, "L")
@@ -52,6 +63,7 @@ def test_a_whole_folder_has_no_problems(artifacts):
     findings = verify(artifacts)
     assert findings.problems == []
     assert any("6 training rows, none of them in test" in line for line in findings.checked)
+    assert any("no test or validation row among those of the base" in x for x in findings.checked)
     assert verify(artifacts / "prepare" / "dataset").problems == []
 
 
@@ -101,6 +113,68 @@ def test_stages_of_another_run(artifacts):
     data["inputs"]["prepare"] = "0" * 64
     manifest.write_text(json.dumps(data))
     assert any("was made from another prepare" in line for line in verify(artifacts).problems)
+
+
+@pytest.mark.parametrize(("split", "seed"), [("test", 2), ("validation", 1)])
+def test_a_base_that_saw_held_out_rows(artifacts, split, seed):
+    held = samples(4, split, seed)
+    ids = artifacts / "pretrain" / "base" / "training_ids.txt"
+    ids.write_text(ids.read_text() + f"\n{held.ids[3]}\n")
+    reseal(artifacts / "pretrain")
+    problems = verify(artifacts).problems
+    assert any(f"the base saw test or validation rows: {held.ids[3]}" in line for line in problems)
+
+
+def relabel(artifacts, rows):
+    """Prepare again: the same images or others, and other labels."""
+    prepare = artifacts / "prepare"
+    shutil.rmtree(prepare / "dataset")
+    write_store(prepare / "dataset", rows, ("a", "b"), 8, "L")
+    train = [i for i, split in zip(rows.ids, rows.splits, strict=True) if split == "train"]
+    (prepare / IDS).write_text("\n".join(sorted(train)))
+    reseal(prepare)
+
+
+def test_a_base_depends_on_the_images_and_not_on_their_labels(artifacts):
+    real = [samples(6, "train", 0), samples(4, "validation", 1), samples(4, "test", 2)]
+    rows = concatenate(real)
+    rows.labels[:6] = 1 - rows.labels[:6]
+    relabel(artifacts, rows)
+    stale = [line for line in verify(artifacts).problems if "was made from another" in line]
+    assert not any(f"{artifacts / 'pretrain'}:" in line for line in stale)
+    assert any(f"{artifacts / 'train'}: was made from another prepare" in line for line in stale)
+    relabel(artifacts, concatenate([*real, samples(1, "train", 7)]))
+    stale = [line for line in verify(artifacts).problems if "was made from another" in line]
+    assert any(f"{artifacts / 'pretrain'}: was made from another prepare" in line for line in stale)
+
+
+def test_a_generator_from_another_base(artifacts):
+    (artifacts / "pretrain" / "base" / "config.json").write_text("{}")
+    reseal(artifacts / "pretrain")
+    (problem,) = verify(artifacts).problems
+    assert f"{artifacts / 'train'}: was made from another pretrain" in problem
+
+
+def manifest(stage, inputs=(), **files):
+    return Manifest(stage, "k", {}, dict(inputs), files, digest_json(files))
+
+
+def test_made_from_compares_folders_or_the_one_file_that_counts():
+    prepare = manifest("prepare", ids="1", dataset="2")
+    whole = manifest("train", {"prepare": prepare.digest})
+    part = manifest("pretrain", {"prepare/ids": "1"})
+    assert made_from(whole, {"prepare": prepare}) == {}
+    assert made_from(part, {"prepare": prepare}) == {}
+    other = manifest("prepare", ids="1", dataset="3")
+    assert made_from(whole, {"prepare": other}) == {"prepare": (prepare.digest, other.digest)}
+    assert made_from(part, {"prepare": other}) == {}
+    assert made_from(part, {"prepare": manifest("prepare", ids="4", dataset="2")}) == {
+        "prepare": ("1", "4")
+    }
+    assert made_from(part, {"prepare": manifest("prepare", dataset="2")}) == {
+        "prepare": ("1", "nothing")
+    }
+    assert made_from(whole, {}) == {}  # what is not at hand is not looked at
 
 
 def test_rows_of_another_generator(artifacts):

@@ -20,8 +20,8 @@ Weighting = Literal["min_snr", "uniform", "edm"]
 TIMESTEPS = 1000
 SIGMA_DATA = 0.5  # standard deviation of the data that EDM's preconditioning counts on
 _MAX_BETA = 0.999  # Nichol and Dhariwal 2021, section 3.2: no singularity at the last step
-# What a solver, which divides by the signal, is told instead of 1. A floor under alpha-bar would not
-# do: below it lie several levels of `linear`, and steps between equal levels are 0 / 0.
+# What a solver, which divides by the signal, is told instead of 1. A floor under alpha-bar would
+# not do: several levels of `linear` lie below it, and a step between equal levels is 0 / 0.
 _MAX_SOLVER_BETA = 1 - 2.0**-16
 _LOG_SIGMA_MEAN, _LOG_SIGMA_SD = -1.2, 1.2  # Karras et al. 2022, table 1
 

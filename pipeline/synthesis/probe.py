@@ -12,7 +12,7 @@ from pipeline.data.images import Images, flat_pixels, from_model
 from pipeline.data.store import Samples
 from pipeline.diffusion.checkpoints import GeneratorSpec
 from pipeline.diffusion.sampling import SamplerSettings, sample
-from pipeline.metrics.kernel import MINIMUM_ROWS, kernel_distance
+from pipeline.metrics.kernel import class_kernel_distance
 from pipeline.metrics.memorization import COPY_RATIO, RealIndex
 from pipeline.seeds import numpy_generator, torch_generator
 
@@ -24,8 +24,8 @@ _BATCH_IMAGES = 64
 class Probe:
     """Draws the same samples at every call, but for the network, and measures them.
 
-    The labels are drawn from those of the held-out rows, so that samples and held-out rows hold the
-    classes in the same shares.
+    The labels are those of the held-out rows, repeated in turn, so that samples and held-out rows
+    hold the classes in the same shares.
     """
 
     def __init__(
@@ -53,30 +53,34 @@ class Probe:
         """
         self._spec, self._settings = spec, settings
         self._seed, self._device, self._embed = seed, device, embed
-        # Drawn, not matched one to one: matched labels would make the distance negative by design.
-        self._labels = numpy_generator(seed, "probe").choice(heldout.labels, images)
+        # Each class as often as the held-out rows have it, in an order of its own.
+        order = numpy_generator(seed, "probe").permutation(len(heldout))
+        self._labels = np.resize(heldout.labels[order], images)
         self._pixels = RealIndex(flat_pixels(training.images))
-        self._classes = len(spec.classes)
         features = np.asarray(embed(heldout.images), dtype=np.float64)
-        # How long a feature is: a label weighs as much as all features of an image do.
-        self._scale = math.sqrt(float(np.mean(np.sum(features**2, axis=1))))
-        self._real = self._with_label(features, heldout.labels)
+        # The polynomial kernel counts on features of order one.
+        self._scale = 1 / max(math.sqrt(float(np.mean(features**2))), 1e-12)
+        self._real, self._real_labels = features * self._scale, heldout.labels
+        enough = np.bincount(heldout.labels) >= 2
+        self._comparable = bool(
+            np.any(enough & (np.bincount(self._labels, minlength=len(enough)) >= 2))
+        )
 
     def __call__(self, model: UNet2DModel) -> tuple[float, float]:
         """Return (share of copies, kernel distance to the held-out rows).
 
         The share of copies is the mean over classes, so that a thin class counts as much as a thick
-        one. The kernel distance is that of images together with their labels: an image of another
-        class than it was asked for counts as wrong. NaN where there are too few held-out rows.
+        one. The kernel distance is taken class by class: an image of another class than it was
+        asked for counts as wrong. NaN where no class has two held-out rows and two samples.
         """
         images = self.draw(model)
         ratio = self._pixels.nearest(flat_pixels(images)).ratio
         copied = ratio < COPY_RATIO
         share = float(np.mean([copied[self._labels == c].mean() for c in set(self._labels)]))
-        if min(len(images), len(self._real)) < MINIMUM_ROWS:
+        if not self._comparable:
             return share, math.nan
-        fake = self._with_label(np.asarray(self._embed(images), dtype=np.float64), self._labels)
-        return share, kernel_distance(self._real, fake).value
+        fake = np.asarray(self._embed(images), dtype=np.float64) * self._scale
+        return share, class_kernel_distance(self._real, self._real_labels, fake, self._labels)
 
     def draw(self, model: UNet2DModel) -> Images:
         """Return the samples, (N, H, W, C) uint8."""
@@ -87,12 +91,3 @@ class Probe:
             drawn = sample(model, self._spec, labels, noise, self._settings, self._device)
             parts.append(from_model(drawn))
         return np.concatenate(parts)
-
-    def _with_label(
-        self, features: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float64]:
-        one_hot = np.eye(self._classes)[labels] * self._scale
-        # Scaled so that the polynomial kernel's x.y / D is of order one, whatever the features.
-        width = math.sqrt(features.shape[1] + self._classes) / max(self._scale, 1e-12)
-        joined: npt.NDArray[np.float64] = np.concatenate([features, one_hot], axis=1) * width
-        return joined

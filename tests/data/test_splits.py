@@ -61,6 +61,47 @@ def test_the_order_of_rows_does_not_matter_and_the_seed_does() -> None:
     assert other != splits
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    size=st.integers(3, 60),
+    fractions=st.tuples(st.floats(0.01, 0.45), st.floats(0.01, 0.45)),
+    seed=st.integers(0, 1000),
+    new=st.integers(0, 10_000),
+)
+def test_one_image_more_moves_three_others_at_most(
+    size: int, fractions: tuple[float, float], seed: int, new: int
+) -> None:
+    def sides(groups: list[str]) -> dict[str, str]:
+        labels = np.repeat([0, 1], [len(groups), 10])
+        drawn = stratified_split(labels, [*groups, *others], *fractions, seed)
+        return dict(zip([*groups, *others], drawn, strict=True))
+
+    others = [f"other {i}" for i in range(10)]
+    groups = unique(size)
+    before, after = sides(groups), sides([*groups, f"new {new}"])
+    moved = [group for group in before if before[group] != after[group]]
+    # Each split may grow by one: one image moves over the first border, two over the second.
+    assert len(moved) <= 3
+    assert not set(moved) & set(others)  # and none of another class
+
+
+def test_relabelling_leaves_most_images_on_their_side() -> None:
+    labels = np.repeat([0, 1], 60)
+    groups = unique(120)
+    before = stratified_split(labels, groups, 0.15, 0.25, 0)
+    labels[:6] = 1
+    after = stratified_split(labels, groups, 0.15, 0.25, 0)
+    assert sum(one != other for one, other in zip(before, after, strict=True)) <= 12
+
+
+def test_sides_follow_the_seed_and_the_group_alone() -> None:
+    # The one class and the other draw the same groups: neither label nor place counts.
+    groups = unique(40)
+    first = stratified_split(np.zeros(40, dtype=np.int64), groups, 0.2, 0.3, 5)
+    both = stratified_split(np.repeat([0, 1], 40), [*unique(80)[40:], *groups], 0.2, 0.3, 5)
+    assert both[40:] == first
+
+
 def test_a_given_test_is_kept_and_no_other_is_drawn() -> None:
     labels = np.repeat([0, 1], 20)
     source = (["test"] * 5 + [None] * 15) * 2

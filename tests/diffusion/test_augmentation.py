@@ -45,8 +45,9 @@ def draw(transforms=TRANSFORMS, probability=0.5, count=20_000, seed=0):
     return Augmentation(transforms, probability).draw(count, generator)
 
 
-def test_untouched_images_keep_their_very_pixels_beside_changed_ones():
-    images = random_images()
+@pytest.mark.parametrize("side", [8, 28, 37])
+def test_untouched_images_keep_their_very_pixels_beside_changed_ones(side):
+    images = random_images(side=side)
     vector = vector_of(3)
     assert torch.equal(AUGMENTATION.apply(images, vector), images)
     vector[1, 0] = 1
@@ -115,7 +116,10 @@ def test_all_together_shift_then_flip_then_scale_and_turn(seed):
         down=down,
     )[0, 0]
     place = x / 2 + 2 * right, y / 2 + 2 * down
-    place = place[0] * (-1) ** flip * 2**log2_scale, place[1] * (-1) ** flip_vertical * 2**log2_scale
+    place = (
+        place[0] * (-1) ** flip * 2**log2_scale,
+        place[1] * (-1) ** flip_vertical * 2**log2_scale,
+    )
     cosine, sine = math.cos(angle), math.sin(angle)
     place = cosine * place[0] - sine * place[1], sine * place[0] + cosine * place[1]
     column, row = (int((one + 1) * 32) for one in place)

@@ -99,9 +99,7 @@ def test_samples_have_the_mean_and_the_spread_of_the_data(sampler, steps, predic
 
 
 # The even steps of ddim need to be many where a schedule has few levels of little noise.
-@pytest.mark.parametrize(
-    ("sampler", "steps"), [("dpmsolver++", 20), ("ddim", 250), ("ddpm", 250)]
-)
+@pytest.mark.parametrize(("sampler", "steps"), [("dpmsolver++", 20), ("ddim", 250), ("ddpm", 250)])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("zero_terminal_snr", [False, True])
 def test_every_schedule_is_stepped_back_through(sampler, steps, schedule, zero_terminal_snr):

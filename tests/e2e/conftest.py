@@ -12,12 +12,14 @@ import yaml
 ROOT = Path(__file__).parents[2]
 SMALL = {
     "prepare": {"imbalance": {"max": 12, "min": 6}, "validation_fraction": 0.1},
+    "pretrain": {"base": "pool", "steps": 12, "sheet_images": 4},
     "train": {
         "steps": 24,
         "batch_images": 16,
         "base_channels": 8,
         "checkpoint_every_steps": 6,
-        "sheet_every_steps": 12,
+        "checks": 2,
+        "check_images": 8,
         "sheet_images_per_class": 2,
     },
     "synthesize": {

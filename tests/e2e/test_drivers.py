@@ -39,6 +39,15 @@ def test_dvc_gives_the_same_digests_as_the_flow(project, flow, repro):
         assert by_flow == by_dvc
 
 
+def test_both_start_from_a_base_of_the_pool(project, flow, repro):
+    for artifacts in ("by-flow", "artifacts"):
+        folder = project.folder / artifacts
+        base = json.loads((folder / "pretrain/base/base.json").read_text())
+        assert base["kind"] == "pool"
+        train = json.loads((folder / "train/summary.json").read_text())
+        assert train["base_digest"] == base["digest"]
+
+
 def test_a_second_repro_runs_nothing(project, repro):
     again = project.run("dvc", "repro")
     assert "Running stage" not in again.stdout

@@ -1,4 +1,4 @@
-"""kill -9 in training and in synthesis, then the same command again: the same digests."""
+"""kill -9 in pretraining, training and synthesis, then the same command: the same digests."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 from pipeline.folders import read_manifest
 
 pytestmark = [pytest.mark.faults, pytest.mark.e2e]
-STAGES = ("prepare", "train", "synthesize")
+STAGES = ("prepare", "pretrain", "train", "synthesize")
 
 
 def run_stages(project, artifacts, stages=STAGES):
@@ -38,14 +38,18 @@ def unbroken(project):
 
 
 @pytest.mark.parametrize(
-    ("stage", "pattern"),
+    ("artifacts", "stage", "pattern"),
     [
-        ("train", ".work/train/*/state.safetensors"),
-        ("synthesize", ".work/synthesize/*/shards/*.sha256"),
+        ("killed-base", "pretrain", ".work/pretrain/*/state.safetensors"),
+        ("killed-training", "train", ".work/train/*/state.safetensors"),
+        # A check of the last step: the search of the best average comes after it.
+        ("killed-search", "train", ".work/train/*/snapshots/step-00000024.safetensors"),
+        ("killed-synthesis", "synthesize", ".work/synthesize/*/shards/*.sha256"),
     ],
 )
-def test_a_killed_stage_ends_with_the_digest_of_an_unbroken_one(project, unbroken, stage, pattern):
-    artifacts = f"killed-{stage}"
+def test_a_killed_stage_ends_with_the_digest_of_an_unbroken_one(
+    project, unbroken, artifacts, stage, pattern
+):
     run_stages(project, artifacts, STAGES[: STAGES.index(stage)])
     command = ("-m", "pipeline", stage, "--no-mlflow", "--artifacts", artifacts)
     kill_when(project, command, artifacts, pattern)

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.errors import StageError
 from pipeline.metrics import kernel as module
-from pipeline.metrics.kernel import kernel_distance
+from pipeline.metrics.kernel import class_kernel_distance, kernel_distance
 
 
 def polynomial(a, b):
@@ -191,3 +191,38 @@ def test_the_minimum_is_enough():
     found = kernel_distance(random.normal(size=(4, 2)), random.normal(size=(4, 2)))
     assert np.isfinite(found.value)
     assert found.spread > 0
+
+
+def classes(counts, seed, shift=0.0):
+    random = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    centres = 2 * np.eye(len(counts), 6)
+    return centres[labels] + shift + random.normal(size=(len(labels), 6)), labels
+
+
+def test_the_class_distance_is_the_mean_of_the_classes_distances():
+    real, real_labels = classes((6, 9, 1), 0)
+    fake, fake_labels = classes((8, 5, 7), 1)
+    expected = sum(
+        n * kernel_distance(real[real_labels == c], fake[fake_labels == c]).value
+        for c, n in ((0, 6), (1, 9))
+    )
+    found = class_kernel_distance(real, real_labels, fake, fake_labels)
+    assert found == pytest.approx(expected / 15)
+
+
+def test_the_class_distance_is_without_bias_at_other_shares_and_sees_swapped_labels():
+    found = [
+        class_kernel_distance(*classes((3, 2, 5), 100 + s), *classes((20, 30, 10), 200 + s))
+        for s in range(200)
+    ]
+    assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))
+    fake, labels = classes((40, 40, 40), 3)
+    right = class_kernel_distance(*classes((40, 40, 40), 4), fake, labels)
+    assert class_kernel_distance(*classes((40, 40, 40), 4), fake, (labels + 1) % 3) > right + 0.5
+
+
+def test_a_class_distance_without_a_class_of_two_is_refused():
+    rows = np.zeros((2, 3))
+    with pytest.raises(StageError, match="no class has 2 real and 2 fake rows"):
+        class_kernel_distance(rows, np.array([0, 1]), rows, np.array([0, 1]))

@@ -6,12 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.errors import InputError, StageError
 from pipeline.folders import read_manifest, write_bytes, write_manifest
-from pipeline.params import Execution, PrepareParams, TrainParams
+from pipeline.params import (
+    SECTIONS,
+    Execution,
+    PrepareParams,
+    PretrainParams,
+    StageName,
+    TrainParams,
+)
 from pipeline.stages import contract
 from pipeline.stages.contract import Summary, stage
+from pipeline.stages.running import load_stage
+from pipeline.team import Team
 
 
 class Count(Summary):
@@ -176,6 +186,16 @@ def test_a_stage_at_work_in_another_process_is_named(
     assert work.runs == 0
 
 
+def finished(root: Path, name: StageName, **files: str) -> Path:
+    """Write the finished folder of a stage."""
+    folder = root / name
+    folder.mkdir(exist_ok=True)
+    for file, text in files.items():
+        (folder / f"{file}.txt").write_text(text)
+    write_manifest(folder, name, "k", {}, {})
+    return folder
+
+
 def test_a_missing_input_is_named_with_its_command(tmp_path: Path, recording_tracker: Any) -> None:
     ran: list[int] = []
 
@@ -185,13 +205,17 @@ def test_a_missing_input_is_named_with_its_command(tmp_path: Path, recording_tra
         return Count(runs=1)
 
     folder = tmp_path / "prepare"
+    out = tmp_path / "train"
     for inputs in ({}, {"prepare": folder}):
         with pytest.raises(InputError, match=r"train: needs .*`prepare`.*run `replenish prepare`"):
-            train(TrainParams(), inputs, tmp_path / "train", recording_tracker)
+            train(TrainParams(), inputs, out, recording_tracker)
     folder.mkdir()
     write_manifest(folder, "report", "k", {}, {})
     with pytest.raises(InputError, match="holds the stage `report`, not `prepare`"):
-        train(TrainParams(), {"prepare": folder}, tmp_path / "train", recording_tracker)
+        train(TrainParams(), {"prepare": folder}, out, recording_tracker)
+    finished(tmp_path, "prepare")
+    with pytest.raises(InputError, match=r"train: needs .*`pretrain`.*run `replenish pretrain`"):
+        train(TrainParams(), {"prepare": folder}, out, recording_tracker)
     assert ran == []
 
 
@@ -203,13 +227,41 @@ def test_a_changed_input_makes_it_stale(tmp_path: Path, recording_tracker: Any) 
         ran.append(1)
         return Count(runs=len(ran))
 
-    folder = tmp_path / "prepare"
-    folder.mkdir()
-    for text in ("a", "a", "b"):
-        (folder / "data").write_text(text)
-        write_manifest(folder, "prepare", "k", {}, {})
-        train(TrainParams(), {"prepare": folder}, tmp_path / "train", recording_tracker)
-    assert len(ran) == 2
+    for texts in ("aa", "aa", "ba", "bb", "bb"):
+        folders = {
+            "prepare": finished(tmp_path, "prepare", data=texts[0]),
+            "pretrain": finished(tmp_path, "pretrain", data=texts[1]),
+        }
+        train(TrainParams(), folders, tmp_path / "train", recording_tracker)
+    assert len(ran) == 3
+
+
+def test_where_one_file_of_an_input_counts_the_others_do_not(
+    tmp_path: Path, recording_tracker: Any
+) -> None:
+    ran: list[int] = []
+
+    @stage("pretrain", Count)
+    def pretrain(params: PretrainParams, inputs: Any, out: Path, tracker: Any) -> Count:
+        ran.append(1)
+        return Count(runs=len(ran))
+
+    out = tmp_path / "pretrain"
+    for ids, data, runs in (
+        ("a", "1", 1), ("a", "2", 1), ("b", "2", 2), ("b", "3", 2), ("a", "1", 3),
+    ):  # fmt: skip
+        prepare = finished(tmp_path, "prepare", unlabelled_ids=ids, data=data)
+        current = pretrain.is_current(PretrainParams(), {"prepare": prepare}, out)
+        assert current == (len(ran) == runs)
+        pretrain(PretrainParams(), {"prepare": prepare}, out, recording_tracker)
+        assert len(ran) == runs
+    manifest = read_manifest(out)
+    assert manifest is not None
+    assert list(manifest.inputs) == ["prepare/unlabelled_ids.txt"]
+    # A folder of an older Replenish, which had no such file, is another input.
+    (prepare / "unlabelled_ids.txt").unlink()
+    finished(tmp_path, "prepare")
+    assert not pretrain.is_current(PretrainParams(), {"prepare": prepare}, out)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -301,16 +353,89 @@ def test_a_deleted_file_makes_the_stage_stale(
 def test_an_input_that_another_run_replaced_is_noticed(
     tmp_path: Path, recording_tracker: Any
 ) -> None:
-    prepare = tmp_path / "prepare"
-    prepare.mkdir()
-    write_manifest(prepare, "prepare", "key", {}, {})
+    prepare = finished(tmp_path, "prepare")
 
     def fill(params: TrainParams, inputs: Any, folder: Path, tracker: Any) -> Count:
-        (prepare / "other.txt").write_text("another run was here")
-        write_manifest(prepare, "prepare", "key", {}, {})
+        finished(tmp_path, "prepare", other="another run was here")
         return Count(runs=1)
 
     train = stage("train", Count)(fill)
+    inputs = {"prepare": prepare, "pretrain": finished(tmp_path, "pretrain")}
     with pytest.raises(StageError, match="another run replaced a folder that this one was reading"):
-        train(TrainParams(), {"prepare": prepare}, tmp_path / "train", recording_tracker)
+        train(TrainParams(), inputs, tmp_path / "train", recording_tracker)
     assert read_manifest(tmp_path / "train") is None
+
+
+# Several processes
+
+
+class Told(Team):
+    """A member of a team whose leader says what is written here."""
+
+    def __init__(self, rank: int, *says: Any) -> None:
+        super().__init__(rank, 2)
+        object.__setattr__(self, "says", list(says))
+        object.__setattr__(self, "said", [])
+
+    def agree(self, value: Any) -> Any:
+        self.said.append(value)  # type: ignore[attr-defined]
+        return value if self.leads else self.says.pop(0)  # type: ignore[attr-defined]
+
+
+def join(monkeypatch: pytest.MonkeyPatch, team: Team) -> None:
+    monkeypatch.setattr(contract, "join_team", lambda: team)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stage_of_one_process_refuses_several(
+    work: Work, out: Path, recording_tracker: Any, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    join(monkeypatch, Team(rank, 2))
+    with pytest.raises(InputError, match="prepare: one process .* run it without `accelerate lau"):
+        work.run(PrepareParams(), {}, out, recording_tracker)
+    assert work.runs == 0
+    assert not out.parent.exists()
+
+
+def test_which_stages_several_processes_may_do() -> None:
+    together = [name for name in SECTIONS if load_stage(name).together]
+    assert together == ["pretrain", "train"]
+
+
+def test_the_leader_tells_whether_there_is_work_and_what_came_of_it(
+    work: Work, out: Path, recording_tracker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stage("prepare", Count, together=True)(work.fill)
+    text = '{\n  "runs": 1\n}\n'
+    for expected in ([True, text], [False, text]):
+        leader = Told(0)
+        join(monkeypatch, leader)
+        assert run(PrepareParams(), {}, out, recording_tracker) == Count(runs=1)
+        assert leader.said == expected  # type: ignore[attr-defined]
+    assert work.runs == 1
+
+
+def test_a_follower_works_in_a_folder_that_goes_and_returns_the_leaders_summary(
+    work: Work, out: Path, recording_tracker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[Path] = []
+    threads: list[int] = []
+
+    def fill(params: PrepareParams, inputs: Any, folder: Path, tracker: Any) -> Count:
+        places.append(folder)
+        threads.append(torch.get_num_threads())
+        tracker.note("nobody hears this")
+        return work.fill(params, inputs, folder, tracker)
+
+    run = stage("prepare", Count, together=True)(fill)
+    monkeypatch.setattr(contract, "usable_cores", lambda: 8)
+    join(monkeypatch, Told(1, True, '{"runs": 7}'))
+    assert run(PrepareParams(), {}, out, recording_tracker) == Count(runs=7)
+    assert work.runs == 1
+    assert not places[0].exists()
+    assert not out.parent.exists()
+    assert threads == [4]
+    assert recording_tracker.notes == []
+    join(monkeypatch, Told(1, False, '{"runs": 7}'))
+    assert run(PrepareParams(), {}, out, recording_tracker) == Count(runs=7)
+    assert work.runs == 1
