@@ -11,6 +11,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export MLFLOW_DISABLE_TELEMETRY = true
 export DVC_NO_ANALYTICS = 1
 export DO_NOT_TRACK = true
+export OMP_WAIT_POLICY = passive
 
 .PHONY: help demo test check repro ui dvc.yaml clean
 

@@ -129,7 +129,7 @@ def main(
     torch.set_num_threads(1)
     setting = make_setting(image_size_px, batch_images, device)  # type: ignore[arg-type]
     contenders = make_contenders(setting)
-    rounds, steps, limit_seconds = (3, 2, 75.0) if quick else (7, 6, 1200.0)
+    rounds, steps, limit_seconds = (3, 2, 60.0) if quick else (7, 6, 1200.0)
     measured = measure(setting, contenders, rounds, steps, limit_seconds)
     figures = summarise(contenders, measured, has_bfloat16_instructions(setting.device))
     figures["details"].update(describe(setting), seconds=round(time.monotonic() - began, 1))

@@ -1,7 +1,7 @@
 """Prefect flows: the same stage functions, scheduled, retried and shown in a page.
 
-Importing this package does one thing: it sets Prefect's environment defaults, because Prefect
-reads them while it is imported itself. What the user has set stands.
+Importing this package does one thing: it sets environment defaults, because Prefect and torch read
+them while they are imported themselves. What the user has set stands.
 """
 
 import os
@@ -17,5 +17,7 @@ for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "NO_ALBUMENTATIONS_UPDATE": "1",
+    # Threads of torch that wait without spinning: see pipeline/__main__.py.
+    "OMP_WAIT_POLICY": "passive",
 }.items():
     os.environ.setdefault(_name, _value)

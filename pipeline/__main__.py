@@ -4,6 +4,7 @@ Only what a command needs is imported, when it runs. Exit status: 0 done, 1 the 
 2 the input cannot be used.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -237,6 +238,9 @@ def _tracker(
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
+    # Read by OpenMP when torch is loaded, which the commands do. Threads that wait without spinning
+    # do not starve when cores are shared: five times faster then, and no slower alone.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
     except (InputError, StageError) as error:

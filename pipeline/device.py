@@ -1,7 +1,9 @@
 """Where tensors live, and how many threads and which precision are used there."""
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Literal
 
 import psutil
@@ -10,6 +12,9 @@ import torch
 from pipeline.errors import InputError
 from pipeline.machine import Precision as Precision
 from pipeline.machine import faster_precision
+
+# Numbers of the options in glibc's malloc.h, for what mallopt is told below.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -61,11 +66,24 @@ def torch_threads(threads: int) -> Iterator[None]:
     starts them, hence the call around a whole stage, before torch starts its own.
     """
     before = torch.get_num_threads()
+    _keep_freed_memory()
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
     try:
         # On CUDA, the same kernels every time rather than whichever was fastest just now.
-        with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@cache
+def _keep_freed_memory() -> None:
+    # glibc hands each large tensor back to the system, and every training step faults it in again:
+    # 16,000 pages a step, 4 to 7 % of its time (docs/log.md). Elsewhere there is no mallopt.
+    try:
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        allocator.mallopt(_MMAP_THRESHOLD, 2**30)
+    except (OSError, AttributeError, TypeError):
+        pass

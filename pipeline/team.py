@@ -4,9 +4,11 @@ Each process does its share of every batch; the gradients are averaged. Process 
 holds the lock, reads checkpoints, looks at samples and writes files. A team of one is normal.
 """
 
+import atexit
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -65,7 +67,14 @@ def join_team() -> Team:
     """Join the team that a launcher started this process for; alone, without one."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return Team()
+    return _join()
+
+
+@cache
+def _join() -> Team:
     from accelerate import PartialState  # here, since most runs are of one process
 
     state = PartialState(cpu=not torch.cuda.is_available())
+    # Threads of gloo that outlive the interpreter can abort a process whose work is done.
+    atexit.register(state.destroy_process_group)
     return Team(state.process_index, state.num_processes)

@@ -115,7 +115,7 @@ def class_kernel_distance(
         StageError: no class has 2 rows on both sides, or see `kernel_distance`.
     """
     require_comparable("class_kernel_distance", real, fake, 2)
-    gram = _gram("polynomial", real)
+    gram = _gram("polynomial", np.zeros((0, real.shape[1])))
     total, weight = 0.0, 0
     for label in np.unique(real_labels):
         x = real[real_labels == label].astype(np.float64)

@@ -55,7 +55,7 @@ class Probe:
         self._seed, self._device, self._embed = seed, device, embed
         # Each class as often as the held-out rows have it, in an order of its own.
         order = numpy_generator(seed, "probe").permutation(len(heldout))
-        self._labels = np.resize(heldout.labels[order], images)
+        self.labels = np.resize(heldout.labels[order], images)
         self._pixels = RealIndex(flat_pixels(training.images))
         features = np.asarray(embed(heldout.images), dtype=np.float64)
         # The polynomial kernel counts on features of order one.
@@ -63,7 +63,7 @@ class Probe:
         self._real, self._real_labels = features * self._scale, heldout.labels
         enough = np.bincount(heldout.labels) >= 2
         self._comparable = bool(
-            np.any(enough & (np.bincount(self._labels, minlength=len(enough)) >= 2))
+            np.any(enough & (np.bincount(self.labels, minlength=len(enough)) >= 2))
         )
 
     def __call__(self, model: UNet2DModel) -> tuple[float, float]:
@@ -76,17 +76,17 @@ class Probe:
         images = self.draw(model)
         ratio = self._pixels.nearest(flat_pixels(images)).ratio
         copied = ratio < COPY_RATIO
-        share = float(np.mean([copied[self._labels == c].mean() for c in set(self._labels)]))
+        share = float(np.mean([copied[self.labels == c].mean() for c in set(self.labels)]))
         if not self._comparable:
             return share, math.nan
         fake = np.asarray(self._embed(images), dtype=np.float64) * self._scale
-        return share, class_kernel_distance(self._real, self._real_labels, fake, self._labels)
+        return share, class_kernel_distance(self._real, self._real_labels, fake, self.labels)
 
     def draw(self, model: UNet2DModel) -> Images:
         """Return the samples, (N, H, W, C) uint8."""
         parts: list[Images] = []
-        for start in range(0, len(self._labels), _BATCH_IMAGES):
-            labels = torch.from_numpy(self._labels[start : start + _BATCH_IMAGES])
+        for start in range(0, len(self.labels), _BATCH_IMAGES):
+            labels = torch.from_numpy(self.labels[start : start + _BATCH_IMAGES])
             noise = [torch_generator(self._seed, "probe", start + i) for i in range(len(labels))]
             drawn = sample(model, self._spec, labels, noise, self._settings, self._device)
             parts.append(from_model(drawn))

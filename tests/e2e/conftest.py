@@ -51,6 +51,8 @@ class Project:
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         environment["PREFECT_HOME"] = str(folder / ".prefect")
         environment["DVC_NO_ANALYTICS"] = environment["DO_NOT_TRACK"] = "1"
+        # On busy cores, threads that wait by spinning take the time of those that work.
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"
         environment.pop("MLFLOW_TRACKING_URI", None)
         self.environment = environment
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -51,6 +52,7 @@ class Place:
         (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
         (folder / "tmp").mkdir()
         self.environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TMPDIR": str(folder / "tmp")}
+        self.environment["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin starve each other
         self.environment.pop("WORLD_SIZE", None)
 
     def prepare(self, artifacts):
@@ -156,7 +158,6 @@ def test_two_processes_killed_resume_to_the_very_same_digest(place, both):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    members = []
     deadline = time.monotonic() + 300
     try:
         while not list((place.folder / "killed/.work/train").glob("*/state.safetensors")):
@@ -165,8 +166,6 @@ def test_two_processes_killed_resume_to_the_very_same_digest(place, both):
             time.sleep(0.005)
     finally:
         # The launcher starts each process in a session of its own.
-        import psutil
-
         members = psutil.Process(running.pid).children(recursive=True)
         for member in members:
             member.kill()
