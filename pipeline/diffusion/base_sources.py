@@ -19,8 +19,10 @@ from pipeline.diffusion.base_files import (
 )
 from pipeline.diffusion.bases import (
     CLASS_ROWS,
+    IDS,
     IDS_BYTES,
     Base,
+    Kind,
     digest_weights,
     first_problem,
     read_base,
@@ -28,8 +30,10 @@ from pipeline.diffusion.bases import (
 )
 from pipeline.errors import InputError
 from pipeline.folders import safe_join
+from pipeline.hashing import digest_file, digest_folder, digest_json
 
 _SPEC = "generator.json"
+_BASE_IDS = "base_ids.txt"  # what the base of a generator saw
 _SCHEDULER = "scheduler/scheduler_config.json"
 _GENERIC_NAMES = ("generator", "train", "unet")  # say nothing: their parent's name is shown
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -123,16 +127,7 @@ def import_run(path: Path) -> Base:
     Raises:
         InputError: there is no generator, or it is damaged.
     """
-    _require_folder(path)
-    for inner in (".", "generator", "train/generator"):
-        folder = safe_join(path, inner) if inner != "." else path.resolve()
-        if (folder / _SPEC).is_file():
-            break
-    else:
-        raise InputError(
-            f"{path}: no {_SPEC} in it; give the artifacts folder of a finished run, its `train` "
-            "or its `train/generator`"
-        )
+    folder = _find_generator(path)
     spec_file = safe_join(folder, _SPEC)
     try:
         spec = _Spec.model_validate_json(read_limited(spec_file, JSON_BYTES))
@@ -161,12 +156,40 @@ def import_run(path: Path) -> Base:
     )
 
 
+def files_digest(kind: Kind, path: Path) -> str:
+    """Return the digest of the files that an import would read: all of a folder, or a generator's.
+
+    Raises:
+        InputError: as the import.
+    """
+    if kind != "run":
+        _require_folder(path)
+        return digest_json(digest_folder(path))
+    generator = _find_generator(path)
+    ids = [generator.parent / name for name in (IDS, _BASE_IDS)]
+    return digest_json(
+        [digest_folder(generator), {one.name: digest_file(one) for one in ids if one.is_file()}]
+    )
+
+
+def _find_generator(path: Path) -> Path:
+    _require_folder(path)
+    for inner in (".", "generator", "train/generator"):
+        folder = safe_join(path, inner) if inner != "." else path.resolve()
+        if (folder / _SPEC).is_file():
+            return folder
+    raise InputError(
+        f"{path}: no {_SPEC} in it; give the artifacts folder of a finished run, its `train` "
+        "or its `train/generator`"
+    )
+
+
 def _seen_ids(folder: Path, spec: _Spec) -> tuple[str, ...] | None:
     """Return the ids of all images that a run and its base saw; None where not all are known."""
     own = read_ids(folder, spec.training_rows_digest)
     if own is None or spec.base_digest is None:
         return own
-    path = folder / "base_ids.txt"
+    path = folder / _BASE_IDS
     if not path.is_file():
         return None
     more = read_limited(safe_join(folder, path.name), IDS_BYTES).decode("ascii", "replace").split()

@@ -35,7 +35,7 @@ Kind = Literal["pool", "folder", "hub", "run"]
 CLASS_ROWS = "class_embedding.weight"
 
 _FACTS = "base.json"
-_IDS = "training_ids.txt"
+IDS = "training_ids.txt"
 IDS_BYTES = 256 << 20
 
 
@@ -115,11 +115,11 @@ def save_base(folder: Path, base: Base) -> None:
         write_bytes(folder / name, data)
     ids_digest = None
     if base.training_ids is None:
-        (folder / _IDS).unlink(missing_ok=True)
+        (folder / IDS).unlink(missing_ok=True)
     else:
         ids_digest = digest_lines(base.training_ids)
         lines = "".join(f"{one}\n" for one in sorted(base.training_ids))
-        write_bytes(folder / _IDS, lines.encode())
+        write_bytes(folder / IDS, lines.encode())
     facts = _Facts(
         kind=base.kind,
         source=base.source,
@@ -164,7 +164,7 @@ def read_base(folder: Path) -> Base | None:
     if facts.training_rows_digest is not None:
         ids = read_ids(folder, facts.training_rows_digest)
         if ids is None:
-            raise InputError(f"{folder}: no {_IDS}, which {path.name} counts on; make it again")
+            raise InputError(f"{folder}: no {IDS}, which {path.name} counts on; make it again")
     return Base(
         kind=facts.kind,
         source=facts.source,
@@ -185,9 +185,9 @@ def read_ids(folder: Path, expected: str) -> tuple[str, ...] | None:
     Raises:
         InputError: the file is not the one whose `digest_lines` is `expected`.
     """
-    if not (folder / _IDS).is_file():
+    if not (folder / IDS).is_file():
         return None
-    path = safe_join(folder, _IDS)
+    path = safe_join(folder, IDS)
     try:
         ids = read_limited(path, IDS_BYTES).decode().split()
     except UnicodeDecodeError:

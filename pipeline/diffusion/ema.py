@@ -16,7 +16,7 @@ Weights = dict[str, torch.Tensor]
 
 LENGTHS = (0.05, 0.10)  # sigma_rel of the two averages; EDM2, section 3.2
 CANDIDATE_LENGTHS = (0.03, 0.05, 0.075, 0.10, 0.15, 0.20)
-_MISFIT = 0.01  # share of a profile's square that a rebuilt one may miss
+MISFIT = 0.01  # share of a profile's square that a rebuilt one may miss
 
 
 def power(length: float) -> float:
@@ -99,7 +99,7 @@ def find_recipe(steps: Sequence[int], length: float) -> Recipe:
 
 def reachable_lengths(steps: Sequence[int]) -> list[float]:
     """Return the candidate lengths that snapshots at these steps rebuild well."""
-    return [length for length in CANDIDATE_LENGTHS if find_recipe(steps, length).misfit <= _MISFIT]
+    return [length for length in CANDIDATE_LENGTHS if find_recipe(steps, length).misfit <= MISFIT]
 
 
 def rebuild(snapshots: Sequence[Mapping[str, torch.Tensor]], recipe: Recipe) -> Weights:

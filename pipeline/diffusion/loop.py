@@ -28,6 +28,7 @@ from pipeline.diffusion.compiling import compile_network
 from pipeline.diffusion.curves import Curves
 from pipeline.diffusion.ema import (
     LENGTHS,
+    MISFIT,
     PowerAverages,
     Weights,
     find_recipe,
@@ -290,7 +291,14 @@ class _Run:
         snapshots = [load_snapshot(self.work, step) for step in steps]
 
         def wear(length: float) -> None:
-            self._wear(rebuild(snapshots, find_recipe(steps, length)))
+            recipe = find_recipe(steps, length)
+            if recipe.misfit > MISFIT:
+                self.tracker.note(
+                    f"{self.course.task}: an average of length {length:g} is only roughly rebuilt "
+                    f"from {len(steps)} snapshots; raise train.checks, or set train.ema_length "
+                    "between 0.05 and 0.1"
+                )
+            self._wear(rebuild(snapshots, recipe))
 
         if self.course.ema_length is not None:
             wear(self.course.ema_length)

@@ -16,7 +16,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 
 from pipeline.data.store import Samples, read_ids, read_info, read_samples
 from pipeline.device import pick_device, pick_precision
-from pipeline.diffusion.base_sources import import_folder, import_hub, import_run
+from pipeline.diffusion.base_sources import files_digest, import_folder, import_hub, import_run
 from pipeline.diffusion.bases import Base, pool_base, save_base
 from pipeline.diffusion.checkpoints import GeneratorSpec, drop_state
 from pipeline.diffusion.fitting import (
@@ -29,7 +29,7 @@ from pipeline.diffusion.fitting import (
 from pipeline.diffusion.loop import Course, train_generator
 from pipeline.diffusion.unet import build_unet
 from pipeline.errors import InputError, StageError
-from pipeline.hashing import digest_folder, digest_json, digest_lines
+from pipeline.hashing import digest_lines
 from pipeline.params import PretrainParams
 from pipeline.stages.contract import Inputs, Summary, stage
 from pipeline.team import join_team
@@ -64,10 +64,7 @@ class PretrainSummary(Summary):
 
 def base_files_digest(params: PretrainParams) -> str:
     """Return the digest of the files of a base that is imported, part of the stage's key."""
-    if params.base not in ("folder", "run"):
-        return ""
-    path = Path(params.path)
-    return digest_json(digest_folder(path)) if path.is_dir() else ""
+    return files_digest(params.base, Path(params.path)) if params.base in ("folder", "run") else ""
 
 
 @stage("pretrain", PretrainSummary, extra_key=base_files_digest, together=True)
