@@ -198,7 +198,7 @@ def _seen_ids(folder: Path, spec: _Spec) -> tuple[str, ...] | None:
 
 def _require_folder(path: Path) -> None:
     if not path.is_dir():
-        raise InputError(f"{path}: not a folder; give the folder that holds {CONFIG}")
+        raise InputError(f"{path}: not a folder; set pretrain.path to that of the base")
 
 
 def _shown(path: Path) -> str:

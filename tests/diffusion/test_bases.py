@@ -318,7 +318,7 @@ def test_a_damaged_base_is_named(pool, tmp_path, name, message):
 
 def test_no_folder_and_no_config(tmp_path):
     for reader in (import_folder, import_run):
-        with pytest.raises(InputError, match=r"nowhere: not a folder; give the folder"):
+        with pytest.raises(InputError, match=r"nowhere: not a folder; set pretrain.path"):
             reader(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"no config\.json; give the folder that diffusers"):
         import_folder(tmp_path)

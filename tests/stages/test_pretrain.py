@@ -208,7 +208,7 @@ def test_the_generator_of_a_run_is_taken_over(root, earlier, recording_tracker):
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        ("folder", r"nowhere: not a folder; give the folder that holds config\.json"),
+        ("folder", r"nowhere: not a folder; set pretrain.path to that of the base"),
         ("run", "nowhere: not a folder"),
     ],
 )
