@@ -237,9 +237,13 @@ def main(
             if task.source == "idx" and not FASHION.is_dir():
                 typer.echo("error: apt-get install dataset-fashion-mnist", err=True)
                 raise SystemExit(2)
-            results[name] = run_task(name, task)
-            if json_file is not None:  # a long run that is stopped keeps what it has
-                json_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+            def keep(found: dict[str, Any], name: str = name) -> None:
+                results[name] = found
+                if json_file is not None:  # a long run that is stopped keeps what it has
+                    json_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+            keep(run_task(name, task, keep))
     text = "\n\n".join(table(name, result) for name, result in results.items())
     typer.echo(text)
     if markdown is not None:
@@ -248,8 +252,8 @@ def main(
         draw(results, figure)
 
 
-def run_task(name: str, task: Task) -> dict[str, Any]:
-    """Run all recipes of a set, all seeds."""
+def run_task(name: str, task: Task, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Run all recipes of a set, all seeds; `keep` hears what there is after each."""
     rows: dict[str, list[dict[str, Any]]] = {}
     ceilings = []
     for seed in range(task.seeds):
@@ -278,6 +282,13 @@ def run_task(name: str, task: Task) -> dict[str, Any]:
                 rows.setdefault(recipe, []).append(
                     {**found, "pretrain_cpu_seconds": cost[RECIPES[recipe].base]}
                 )
+                keep(_summary(ceilings, rows))
+    return _summary(ceilings, rows)
+
+
+def _summary(
+    ceilings: list[tuple[float, float]], rows: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
     return {
         "ceiling": {
             "kernel_distance": statistics.mean(one[0] for one in ceilings),
