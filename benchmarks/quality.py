@@ -351,7 +351,8 @@ def run_recipe(
         else:
             at = 0
         if at is not None:
-            kept = {**asdict(later[at]), "step": summary.kept_step}
+            found = asdict(later[at])
+            kept = {**found, "step": kept["step"], "cpu_seconds": kept["cpu_seconds"]}
     return {
         "points": points,
         "kept": kept,
