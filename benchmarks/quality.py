@@ -20,7 +20,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import typer
 from diffusers.models.unets.unet_2d import UNet2DModel
 
@@ -432,5 +431,4 @@ def _mean(rows: list[dict[str, Any]], key: str) -> float:
 
 
 if __name__ == "__main__":
-    torch.set_default_dtype(torch.float32)
     typer.run(main)
