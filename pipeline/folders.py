@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -115,6 +115,11 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_ids(path: Path, ids: Iterable[str]) -> None:
+    """Write ids in sorted order, one a line, atomically."""
+    write_bytes(path, "".join(f"{one}\n" for one in sorted(ids)).encode())
 
 
 def drop_temporary_files(folder: Path) -> None:

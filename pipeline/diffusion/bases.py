@@ -27,7 +27,7 @@ from pipeline.diffusion.base_files import (
     read_weights,
 )
 from pipeline.errors import InputError
-from pipeline.folders import safe_join, write_bytes, write_json
+from pipeline.folders import safe_join, write_bytes, write_ids, write_json
 from pipeline.hashing import digest_file, digest_json, digest_lines
 
 Kind = Literal["pool", "folder", "hub", "run"]
@@ -118,8 +118,7 @@ def save_base(folder: Path, base: Base) -> None:
         (folder / IDS).unlink(missing_ok=True)
     else:
         ids_digest = digest_lines(base.training_ids)
-        lines = "".join(f"{one}\n" for one in sorted(base.training_ids))
-        write_bytes(folder / IDS, lines.encode())
+        write_ids(folder / IDS, base.training_ids)
     facts = _Facts(
         kind=base.kind,
         source=base.source,

@@ -27,7 +27,7 @@ from pipeline.data.store import (
 )
 from pipeline.device import usable_cores
 from pipeline.errors import InputError
-from pipeline.folders import write_bytes
+from pipeline.folders import write_bytes, write_ids
 from pipeline.params import Imbalance, PrepareParams
 from pipeline.stages.contract import Inputs, Summary, stage
 from pipeline.tracking.tracker import Tracker
@@ -315,12 +315,8 @@ def _with_pool(
 
 
 def _write_unlabelled_ids(path: Path, samples: Samples) -> None:
-    ids = sorted(
-        identity
-        for identity, split in zip(samples.ids, samples.splits, strict=True)
-        if split in ("train", "pool")
-    )
-    write_bytes(path, "".join(f"{identity}\n" for identity in ids).encode())
+    rows = zip(samples.ids, samples.splits, strict=True)
+    write_ids(path, (identity for identity, split in rows if split in ("train", "pool")))
 
 
 def _write_quarantine(path: Path, quarantine: Sequence[Quarantined]) -> None:

@@ -32,7 +32,7 @@ from pipeline.diffusion.unet import build_unet
 from pipeline.errors import InputError, StageError
 from pipeline.features.classifier import embed
 from pipeline.features.judge import fit_judge
-from pipeline.folders import write_bytes
+from pipeline.folders import write_ids
 from pipeline.hashing import digest_lines
 from pipeline.params import TrainParams
 from pipeline.stages.contract import Inputs, Summary, stage
@@ -195,10 +195,10 @@ def run(params: TrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> Tra
     network_out = outcome.model
     merge_adapters(network_out)
     forget_augmentation(network_out)
-    _write_ids(out / "training_ids.txt", training.ids)
+    write_ids(out / "training_ids.txt", training.ids)
     if base is not None and base.training_ids is not None:
         # What the base has seen, this generator has: a later run that starts from it is told.
-        _write_ids(out / "base_ids.txt", base.training_ids)
+        write_ids(out / "base_ids.txt", base.training_ids)
     digest = save_generator(out / "generator", spec, network_out)
     drop_state(out)
     return TrainSummary(
@@ -359,10 +359,6 @@ def _some(names: tuple[str, ...]) -> str:
         return ""
     shown = ", ".join(names[:_SHOWN_TENSORS])
     return f" ({shown}{', ...' if len(names) > _SHOWN_TENSORS else ''})"
-
-
-def _write_ids(path: Path, ids: tuple[str, ...]) -> None:
-    write_bytes(path, "".join(f"{one}\n" for one in sorted(ids)).encode())
 
 
 def _known(value: float) -> float | None:
