@@ -150,7 +150,7 @@ class Measure:
             self.training,
             self.test,
             self.features,
-            SamplerSettings("dpmsolver++", 12, 1.0, "float32"),
+            SamplerSettings("dpmsolver++", 12),
             self._samples,
             self._seed,
             self.device,

@@ -19,6 +19,7 @@ from pipeline.hashing import digest_json
 _MAX_PARAMS_BYTES = 1 << 20
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+Strength = Annotated[float, Field(ge=0.0, le=1.0)]
 TransformName = Literal["flip", "flip_vertical", "translate", "rotate", "scale"]
 _HUB_ID = (
     r"^[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*(@[A-Za-z0-9_][A-Za-z0-9_./-]*)?$"
@@ -38,13 +39,22 @@ class _Frozen(BaseModel):
 
 
 class Execution(_Frozen):
-    """Where the work runs. Workers change no result; another device rounds otherwise."""
+    """Where and how the work runs; no result depends on it, but another device rounds otherwise."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto takes a CUDA device where there is one"
     )
     workers: int = Field(
         0, ge=0, le=256, description="parallel workers for sampling and comparison; 0 = one a core"
+    )
+    backend: Literal["inline", "processes"] = Field(
+        "inline", description="who samples: threads of this process, or processes that stay warm"
+    )
+    batch_images: Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)] = Field(
+        "auto", description="images of one call in sampling; auto = the fastest of those that fit"
+    )
+    memory_mib: int | None = Field(
+        None, ge=16, description="memory of one worker's batches; null = a share of what is free"
     )
 
 
@@ -247,6 +257,30 @@ class TrainParams(GeneratorParams):
         4, ge=0, description="stop after so many checks without improvement; 0 = never"
     )
     sheet_images_per_class: int = Field(6, ge=1, le=64)
+    guide: Literal["none", "earlier", "smaller"] = Field(
+        "none",
+        description="weaker network for autoguidance: none, this one after a fraction of its "
+        "steps, or one of half the width",
+    )
+    distill: Literal["none", "progressive", "consistency"] = Field(
+        "none", description="teach a student to sample in few steps, and how"
+    )
+    distill_steps: Literal[1, 2, 4, 8] = Field(4, description="network evaluations of the student")
+    distill_phase_steps: int | None = Field(
+        None, ge=1, le=10_000_000, description="optimiser steps of one phase; null = by train.steps"
+    )
+    distill_guidance: float = Field(
+        1.5, ge=0.0, le=20.0, description="guidance that the student has within; 1 = none"
+    )
+    distill_margin_points: float = Field(
+        1.0,
+        ge=0.0,
+        le=100.0,
+        description="the student may bring so many points less on validation than its teacher",
+    )
+    distill_seeds: int = Field(
+        4, ge=2, le=100, description="paired classifiers that compare student and teacher"
+    )
 
 
 class SynthesizeParams(Section):
@@ -257,9 +291,61 @@ class SynthesizeParams(Section):
         description="accepted images a class: a number; fill = up to the largest class; "
         "auto = twice the largest class, at most 300",
     )
-    sampler: Literal["dpmsolver++", "ddim", "ddpm"] = "dpmsolver++"
-    sampler_steps: int = Field(20, ge=1, le=1000, description="network evaluations an image")
-    guidance: float = Field(1.5, ge=0.0, le=20.0, description="1 = none (classifier-free)")
+    generator: Literal["auto", "teacher", "student"] = Field(
+        "auto", description="auto = the distilled student where train accepted one"
+    )
+    mode: Literal["generate", "edit", "cross_class", "inpaint"] = Field(
+        "generate",
+        description="from noise; from a training image of the class; from one of another class; "
+        "a training image with a part drawn anew",
+    )
+    strengths: tuple[Strength, ...] = Field(
+        (0.3, 0.5, 0.7),
+        min_length=1,
+        max_length=20,
+        strict=False,  # a list of YAML is taken for the tuple; its items are still checked
+        description="of edit and cross_class, drawn evenly: 0 = the image as it is, 1 = anew",
+    )
+    mask: Literal["box", "border", "user"] = Field(
+        "box", description="what inpaint draws anew: a box, all but a box, what masks show white"
+    )
+    mask_share: Fraction = Field(0.3, description="share of the image that box or border covers")
+    mask_path: str = Field(
+        "data/masks", min_length=1, description="folder of grey PNG masks of mask = user"
+    )
+    resample_times: int = Field(
+        4, ge=1, le=50, description="passes over each noise level of inpaint (RePaint)"
+    )
+    sampler: Literal["ddpm", "ddim", "dpmsolver++", "dpmsolver++sde", "unipc", "heun"] = (
+        "dpmsolver++"
+    )
+    sampler_steps: int = Field(
+        20, ge=1, le=1000, description="network evaluations an image; guidance adds to them"
+    )
+    sampler_spacing: Literal["auto", "even", "quadratic", "karras", "logsnr"] = Field(
+        "auto", description="of the noise levels; auto = karras for heun, else quadratic"
+    )
+    sampler_eta: float = Field(
+        0.0, ge=0.0, le=1.0, description="noise that ddim adds: 0 none, 1 as much as ddpm"
+    )
+    guidance: Literal["auto"] | Annotated[float, Field(ge=0.0, le=20.0)] = Field(
+        1.5, description="weight; 1 = none; auto = the best of a few on validation rows"
+    )
+    guidance_low: float = Field(
+        0.0, ge=0.0, description="guidance acts above this sigma (noise over signal)"
+    )
+    guidance_high: float | None = Field(
+        None, gt=0.0, description="and up to this one; null = at all larger ones"
+    )
+    guide: Literal["null_class", "weaker"] = Field(
+        "null_class",
+        description="what guidance draws away from: the class-free prediction, or train.guide's "
+        "weaker network",
+    )
+    search_images: int = Field(
+        256, ge=32, le=100_000, description="samples of each setting that guidance = auto tries"
+    )
+    compile: bool = Field(False, description="torch.compile; images differ in the last digits")
     shard_images: int = Field(32, ge=1, le=4096, description="candidates of one unit of work")
     max_rounds: int = Field(4, ge=1, le=100, description="generate-score-accept rounds at most")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="as in train")
@@ -286,12 +372,18 @@ class SynthesizeParams(Section):
     )
 
     @model_validator(mode="after")
-    def _even_ddim_steps(self) -> Self:
-        # diffusers' DDIM steps to t - T // n while its times lie T / n apart: noise would remain.
-        if self.sampler == "ddim" and 1000 % self.sampler_steps:
+    def _consistent(self) -> Self:
+        if self.sampler_eta and self.sampler != "ddim":
+            raise ValueError(f"sampler_eta is of sampler ddim; {self.sampler} has none")
+        if self.guidance_high is not None and self.guidance_high <= self.guidance_low:
             raise ValueError(
-                f"sampler ddim needs sampler_steps that divide 1000, such as 20, 25, 40, 50 or "
-                f"100, not {self.sampler_steps}"
+                f"guidance_high ({self.guidance_high:g}) must exceed guidance_low "
+                f"({self.guidance_low:g}), or guidance acts nowhere"
+            )
+        if self.generator == "student" and self.mode != "generate":
+            raise ValueError(
+                f"mode {self.mode} needs noise levels that a distilled student does not know; "
+                "set generator to teacher or auto"
             )
         return self
 
@@ -389,10 +481,31 @@ class Params(_Frozen):
 
     @model_validator(mode="after")
     def _guidance_needs_the_null_class(self) -> Self:
-        if self.train.label_dropout == 0 and self.synthesize.guidance != 1:
+        weaker = self.synthesize.guide == "weaker"
+        if self.train.label_dropout == 0 and self.synthesize.guidance != 1 and not weaker:
             raise ValueError(
                 f"train.label_dropout = 0 never trains the null class that synthesize.guidance = "
-                f"{self.synthesize.guidance:g} needs; set guidance to 1, or label_dropout to 0.1"
+                f"{self.synthesize.guidance} needs; set guidance to 1, or label_dropout to 0.1"
+            )
+        folded = self.train.distill != "none" and self.train.distill_guidance != 1
+        if self.train.label_dropout == 0 and folded:
+            raise ValueError(
+                "train.label_dropout = 0 never trains the null class that train.distill_guidance = "
+                f"{self.train.distill_guidance:g} needs; set it to 1, or label_dropout to 0.1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _networks_exist(self) -> Self:
+        if self.synthesize.guide == "weaker" and self.train.guide == "none":
+            raise ValueError(
+                "synthesize.guide = weaker needs a weaker network; set train.guide to earlier or "
+                "smaller"
+            )
+        if self.synthesize.generator == "student" and self.train.distill == "none":
+            raise ValueError(
+                "synthesize.generator = student needs one; set train.distill to progressive or "
+                "consistency"
             )
         return self
 
@@ -548,8 +661,10 @@ def _telling(details: Sequence[Any]) -> list[Any]:
 
 
 def _is_copy(detail: Any, written: set[str], told: set[str]) -> bool:
-    """Say whether the fault is of keys that were copied from train to pretrain: told there."""
+    """Say whether the fault is of keys that were copied to a section: told where they are from."""
     location = detail["loc"]
+    if location[1:2] == ("execution",):
+        return True
     if location == ("pretrain",):  # of several keys together
         return detail["type"] == "value_error" and detail["msg"] in told
     key = str(location[1]) if len(location) > 1 else ""

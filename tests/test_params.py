@@ -36,7 +36,7 @@ def test_seed_and_execution_reach_every_section(tmp_path: Path) -> None:
         ),
         (
             "execution: {gpu: 1}",
-            r"execution\.gpu is not a known key; allowed here: device, work",
+            r"execution\.gpu is not a known key; allowed here: backend, batch_images, device",
         ),
         ("train: {steps: 0}", r"train\.steps = 0: input should be greater than or equal to 1"),
         ('train: {steps: "5"}', r'train\.steps = "5": input should be a valid integer'),
@@ -285,9 +285,25 @@ def test_a_file_of_nested_aliases_is_refused_at_once(tmp_path):
     ("overrides", "message"),
     [
         (("train.label_dropout=0.0",), "never trains the null class that synthesize.guidance"),
+        (("synthesize.sampler=euler",), "synthesize.sampler"),
+        (("synthesize.sampler_steps=1001",), "less than or equal to 1000"),
+        (("synthesize.strengths=[0.5, 1.5]",), "less than or equal to 1"),
+        (("synthesize.sampler_eta=0.5",), "sampler_eta is of sampler ddim"),
+        (("synthesize.guidance_low=2", "synthesize.guidance_high=1"), "guidance acts nowhere"),
+        (("synthesize.guidance=automatic",), "synthesize.guidance"),
+        (("synthesize.guide=weaker",), "set train.guide to earlier or smaller"),
+        (("synthesize.generator=student",), "set train.distill to progressive or consistency"),
         (
-            ("synthesize.sampler=ddim", "synthesize.sampler_steps=150"),
-            "ddim needs sampler_steps that divide 1000",
+            ("train.distill=progressive", "synthesize.generator=student", "synthesize.mode=edit"),
+            "a distilled student does not know",
+        ),
+        (
+            (
+                "train.label_dropout=0.0",
+                "synthesize.guidance=1",
+                "train.distill=consistency",
+            ),
+            "never trains the null class that train.distill_guidance",
         ),
     ],
 )

@@ -12,6 +12,7 @@ from pipeline.data.store import Samples
 from pipeline.device import Precision
 from pipeline.diffusion.augmentation import Augmentation
 from pipeline.diffusion.checkpoints import GeneratorSpec
+from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.loop import Rows
 from pipeline.diffusion.noise import NoiseProcess
 from pipeline.diffusion.objective import Objective
@@ -104,7 +105,8 @@ def sheet_drawer(
         tracker: keeps a copy.
     """
     steps, guidance = SHEET_SETTINGS
-    settings = SamplerSettings("dpmsolver++", steps, guidance if spec.classes else 1.0, precision)
+    weight = guidance if spec.classes else 1.0
+    settings = SamplerSettings("dpmsolver++", steps, Guidance(weight), precision)
 
     def draw(model: UNet2DModel, step: int) -> None:
         generators = [torch_generator(seed, "sheet", i) for i in range(len(labels))]

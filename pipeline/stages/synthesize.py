@@ -22,7 +22,6 @@ from pipeline.data.store import (
 )
 from pipeline.device import Precision, pick_device, pick_precision, usable_cores
 from pipeline.diffusion.checkpoints import Generator, load_generator
-from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.errors import StageError
 from pipeline.features.judge import fit_judge
 from pipeline.folders import write_json
@@ -31,6 +30,7 @@ from pipeline.stages.contract import Inputs, Summary, stage
 from pipeline.synthesis.executors import Executor, ThreadExecutor
 from pipeline.synthesis.plan import wanted_images
 from pipeline.synthesis.rounds import Result, fill_plan
+from pipeline.synthesis.settings import settings_of
 from pipeline.synthesis.shards import Shard, read_shard, sample_shard, write_shard
 from pipeline.tracking.tracker import Tracker
 
@@ -85,12 +85,7 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
     thresholds = fit_thresholds(
         held_out, params.confidence_quantile, params.copy_quantile, params.copy_ratio
     )
-    settings = SamplerSettings(
-        params.sampler,
-        params.sampler_steps,
-        params.guidance,
-        pick_precision(params.precision, device),
-    )
+    settings = settings_of(params, pick_precision(params.precision, device))
     # A GPU does one shard after the other; on a processor each worker has a thread of its own.
     workers = 1 if device.type == "cuda" else params.execution.workers or usable_cores()
     executor = ThreadExecutor(workers)

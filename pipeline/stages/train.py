@@ -23,6 +23,7 @@ from pipeline.diffusion.fitting import (
     sheet_drawer,
     to_rows,
 )
+from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.loop import Course, class_chances, train_generator
 from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.diffusion.starting import Fit, start_from
@@ -288,7 +289,7 @@ def _examiner(
         return embed(encoder, images)
 
     steps, guidance = _CHECK_SETTINGS
-    settings = SamplerSettings("dpmsolver++", steps, guidance, precision)
+    settings = SamplerSettings("dpmsolver++", steps, Guidance(guidance), precision)
     return Probe(
         spec, training, heldout, features, settings, params.check_images, params.seed, device
     )

@@ -7,6 +7,7 @@ import torch
 from pipeline.data.images import flat_pixels, to_model
 from pipeline.data.store import make_samples
 from pipeline.diffusion.checkpoints import GeneratorSpec
+from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.diffusion.unet import Preset, build_unet
 from pipeline.errors import StageError
@@ -15,7 +16,7 @@ from pipeline.synthesis.probe import Probe
 
 CPU = torch.device("cpu")
 SPEC = GeneratorSpec(("a", "b", "c"), 8, "L", "cosine", "velocity", False, "", None)
-SETTINGS = SamplerSettings("dpmsolver++", 2, 1.5, "float32")
+SETTINGS = SamplerSettings("dpmsolver++", 2, Guidance(1.5))
 
 
 def stripes(labels, seed):

@@ -3,13 +3,14 @@ import pytest
 import torch
 
 from pipeline.diffusion.checkpoints import Generator, GeneratorSpec
+from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.diffusion.unet import Preset, build_unet
 from pipeline.synthesis.executors import ThreadExecutor
 from pipeline.synthesis.shards import Shard, read_shard, sample_shard, write_shard
 
 CPU = torch.device("cpu")
-SETTINGS = SamplerSettings("dpmsolver++", 3, 1.5, "float32")
+SETTINGS = SamplerSettings("dpmsolver++", 3, Guidance(1.5))
 
 
 @pytest.fixture(scope="module")
