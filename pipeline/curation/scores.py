@@ -28,6 +28,9 @@ class Scores:
         pixel_ratio: (N,) nearest over second-nearest pixel distance, in [0, 1].
         feature_nearest_id: id of the nearest training row in the judge's features.
         feature_distance: (N,) root mean square difference to it.
+        parent_distance: (N,) root mean square difference, in pixels, to the training row that the
+            image was made from; None where it was made from none. The nearest rows are then sought
+            among the others.
     """
 
     predicted: npt.NDArray[np.int64]
@@ -38,10 +41,13 @@ class Scores:
     pixel_ratio: Floats
     feature_nearest_id: tuple[str, ...]
     feature_distance: Floats
+    parent_distance: Floats | None = None
 
     def columns(self) -> dict[str, list[Any]]:
         """Return the scores as columns of a sample store."""
+        parent = self.parent_distance
         return {
+            **({} if parent is None else {"parent_distance": parent.tolist()}),
             "predicted": self.predicted.tolist(),
             "confidence": self.confidence.tolist(),
             "margin": self.margin.tolist(),
@@ -62,15 +68,27 @@ class Scorer:
         self._pixels = RealIndex(flat_pixels(training.images))
         self._features = RealIndex(embed(judge, training.images))
 
-    def score(self, images: Images, labels: npt.NDArray[np.int64]) -> Scores:
-        """Score (N, H, W, C) uint8 images that are meant to show `labels` (N,)."""
+    def score(
+        self,
+        images: Images,
+        labels: npt.NDArray[np.int64],
+        parents: npt.NDArray[np.int64] | None = None,
+    ) -> Scores:
+        """Score images.
+
+        Args:
+            images: (N, H, W, C) uint8.
+            labels: (N,) that they are meant to show.
+            parents: (N,) training rows that they were made from, if any.
+        """
         chances = softmax(predict(self._judge, images).astype(np.float64), axis=1)
         rows = np.arange(len(labels))
         confidence = chances[rows, labels]
         others = chances.copy()
         others[rows, labels] = -np.inf
-        pixel = self._pixels.nearest(flat_pixels(images))
-        feature = self._features.nearest(embed(self._judge, images))
+        pixels = flat_pixels(images)
+        pixel = self._pixels.nearest(pixels, parents)
+        feature = self._features.nearest(embed(self._judge, images), parents)
         return Scores(
             predicted=chances.argmax(axis=1),
             confidence=confidence,
@@ -80,4 +98,5 @@ class Scorer:
             pixel_ratio=pixel.ratio,
             feature_nearest_id=tuple(self._ids[i] for i in feature.index),
             feature_distance=feature.distance,
+            parent_distance=None if parents is None else self._pixels.distance_to(pixels, parents),
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +10,21 @@ import numpy.typing as npt
 from pipeline.curation.scores import Scores
 
 Reason = Literal[
-    "accepted", "repeat", "copy_ratio", "copy_distance", "disagrees", "unsure", "surplus"
+    "accepted",
+    "repeat",
+    "copy_parent",
+    "copy_ratio",
+    "copy_distance",
+    "disagrees",
+    "unsure",
+    "surplus",
 ]
+Identity = TypeVar("Identity", str, bytes)
 REASONS: dict[Reason, str] = {
     "accepted": "kept",
     "repeat": "the same pixels as a real image or as an earlier candidate",
+    "copy_parent": "nearer to the training image that it was made from than held-out real images "
+    "come to any: a copy of it",
     "copy_ratio": "far nearer to one training image than to any other: a copy of it",
     "copy_distance": "nearer to a training image than held-out real images come: a copy of it",
     "disagrees": "the judge sees another class",
@@ -54,16 +64,16 @@ def fit_thresholds(
 
 
 def find_reasons(
-    ids: Sequence[str],
+    ids: Sequence[Identity],
     labels: npt.NDArray[np.int64],
     scores: Scores,
     thresholds: Thresholds,
-    seen: set[str],
+    seen: set[Identity],
 ) -> list[Reason]:
     """Return each candidate's reason, `accepted` where it passes; the first rule that fails counts.
 
     Args:
-        ids: sha256 of the candidates' pixels.
+        ids: sha256 of the candidates' pixels, in the form that `seen` has.
         labels: (N,) meant labels.
         scores: of the candidates.
         thresholds: limits.
@@ -79,6 +89,8 @@ def find_reasons(
 def _reason(i: int, repeated: bool, label: int, scores: Scores, limits: Thresholds) -> Reason:
     if repeated:
         return "repeat"
+    if scores.parent_distance is not None and scores.parent_distance[i] < limits.copy_distance:
+        return "copy_parent"
     if scores.pixel_ratio[i] < limits.copy_ratio:
         return "copy_ratio"
     if scores.pixel_distance[i] < limits.copy_distance:

@@ -50,12 +50,21 @@ class RealIndex:
                 f"at least {_MINIMUM_REAL}"
             )
         _require_finite(real)
-        self._search = NearestNeighbors(n_neighbors=2, algorithm="brute")
-        self._search.fit(real.astype(np.float64))
+        self._real = real.astype(np.float64)
+        self._search = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(self._real)
         self._scale = np.sqrt(real.shape[1])
 
-    def nearest(self, fake: npt.NDArray[np.floating]) -> Nearest:
+    def nearest(
+        self,
+        fake: npt.NDArray[np.floating],
+        parents: npt.NDArray[np.int64] | None = None,
+    ) -> Nearest:
         """Find the nearest real row of each fake row, (N, D) float, exactly.
+
+        Args:
+            fake: the fake rows.
+            parents: (N,) real row that each was made from, and that is left out of its search: it
+                is near on purpose. Where no second row is left, the ratio is 1.
 
         Raises:
             StageError: a value is not finite.
@@ -64,11 +73,35 @@ class RealIndex:
         if not len(fake):
             empty = np.zeros(0)
             return Nearest(empty.astype(np.int64), empty, empty)
-        distances, rows = self._search.kneighbors(fake.astype(np.float64))
-        distances = distances / self._scale
+        distances, rows = self._neighbours(fake.astype(np.float64), parents)
         first, second = distances[:, 0], distances[:, 1]
         ratio = np.divide(first, second, out=np.ones_like(first), where=second > 0)
         return Nearest(rows[:, 0].astype(np.int64), first, ratio)
+
+    def distance_to(
+        self, fake: npt.NDArray[np.floating], rows: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
+        """Return the (N,) root mean square difference of each fake row to a given real one."""
+        gaps = fake.astype(np.float64) - self._real[rows]
+        distance: npt.NDArray[np.float64] = np.sqrt((gaps**2).mean(axis=1))
+        return distance
+
+    def _neighbours(
+        self, fake: npt.NDArray[np.float64], parents: npt.NDArray[np.int64] | None
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Return distances (N, 2) and rows (N, 2) of the two nearest real rows."""
+        if parents is None:
+            distances, rows = self._search.kneighbors(fake)
+            return distances / self._scale, rows
+        count = min(3, len(self._real))
+        distances, rows = self._search.kneighbors(fake, n_neighbors=count)
+        # A parent that is not among the three hides none; the third is dropped in its place.
+        own = rows == parents[:, None]
+        own[~own.any(axis=1), -1] = True
+        distances, rows = distances[~own].reshape(len(fake), -1), rows[~own].reshape(len(fake), -1)
+        if count == 2:  # one row is left: as if the second were as near
+            distances, rows = distances.repeat(2, axis=1), rows.repeat(2, axis=1)
+        return distances / self._scale, rows
 
 
 def nearest_real(fake: npt.NDArray[np.floating], real: npt.NDArray[np.floating]) -> Nearest:

@@ -50,6 +50,21 @@ def test_columns_are_plain_values_of_equal_length(scorer):
     assert all(isinstance(v, int | float | str) for values in columns.values() for v in values)
 
 
+def test_an_edit_is_measured_against_its_parent_and_against_the_others(scorer):
+    training, parents = scorer[1], np.arange(5)
+    edits = (training.images[:5] // 2).astype(np.uint8)
+    found = scorer[0].score(edits, training.labels[:5], parents)
+    assert all(
+        found.nearest_id[i] != training.ids[i] and found.feature_nearest_id[i] != training.ids[i]
+        for i in range(5)
+    )
+    unchanged = scorer[0].score(training.images[:5], training.labels[:5], parents)
+    assert unchanged.parent_distance.max() == 0
+    assert unchanged.pixel_ratio.min() > 1 / 3  # no copy of another row
+    assert "parent_distance" in found.columns()
+    assert "parent_distance" not in scorer[0].score(edits, training.labels[:5]).columns()
+
+
 def test_the_judge_is_the_same_every_time():
     training = halves(12, seed=0)
     one, two = (fit_judge(training, 2, 5, 3, CPU, lambda step: None) for _ in range(2))

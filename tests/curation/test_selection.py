@@ -15,6 +15,8 @@ LIMITS = Thresholds(confidence=0.5, copy_distance=0.05, copy_ratio=1 / 3)
         ("predicted", 0, "disagrees"),
         ("pixel_ratio", 0.33, "copy_ratio"),
         ("pixel_distance", 0.04, "copy_distance"),
+        ("parent_distance", 0.04, "copy_parent"),
+        ("parent_distance", 0.06, "accepted"),
     ],
 )
 def test_each_rule_has_its_reason(column, value, reason):

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StageError
-from pipeline.metrics.memorization import COPY_RATIO, Nearest, copy_share, nearest_real
+from pipeline.metrics.memorization import (
+    COPY_RATIO,
+    Nearest,
+    RealIndex,
+    copy_share,
+    nearest_real,
+)
 
 
 def test_distances_of_a_known_layout():
@@ -38,6 +44,30 @@ def test_a_training_image_that_is_there_twice_makes_the_ratio_blind_but_not_the_
     found = nearest_real(np.array([[0.0]]), real)
     assert found.ratio[0] == 1
     assert found.distance[0] == 0
+
+
+def test_the_row_that_an_image_was_made_from_is_left_out_of_its_search():
+    random = np.random.default_rng(2)
+    real = random.normal(size=(40, 8))
+    parents = np.arange(30)
+    fake = real[:30] + 0.01 * random.normal(size=(30, 8))
+    parents[20:] = 39  # these are copies of rows that they were not made from
+    found = RealIndex(real).nearest(fake, parents)
+    for i in range(30):
+        others = np.delete(np.arange(40), parents[i])
+        plain = np.sqrt(((fake[i] - real[others]) ** 2).mean(axis=1))
+        assert found.index[i] == others[plain.argmin()]
+        assert found.distance[i] == pytest.approx(plain.min())
+        assert found.ratio[i] == pytest.approx(plain.min() / np.sort(plain)[1])
+    assert (found.ratio[:20] > 1 / 3).all()
+    assert (found.ratio[20:] < 1 / 3).all()
+    gaps = RealIndex(real).distance_to(fake, parents)
+    assert gaps == pytest.approx(np.sqrt(((fake - real[parents]) ** 2).mean(axis=1)))
+
+
+def test_with_one_other_row_the_ratio_says_nothing():
+    found = RealIndex(np.array([[0.0], [4.0]])).nearest(np.array([[1.0]]), np.array([0]))
+    assert (found.index[0], found.distance[0], found.ratio[0]) == (1, 3.0, 1.0)
 
 
 def test_bad_features_are_refused():
