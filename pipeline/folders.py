@@ -103,10 +103,15 @@ def replace_folder(finished: Path, target: Path) -> None:
         finished.rename(target)
 
 
+def temporary_name(path: Path, mark: str = "unfinished") -> Path:
+    """Return a name beside `path` that readers pass over and `drop_temporary_files` removes."""
+    return path.with_name(f".{path.name}.{mark}{_TEMPORARY}")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file that is never seen half-written: temporary name, flush to disk, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY}")
+    temporary = temporary_name(path, uuid.uuid4().hex[:8])
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -123,7 +128,7 @@ def write_ids(path: Path, ids: Iterable[str]) -> None:
 
 
 def drop_temporary_files(folder: Path) -> None:
-    """Remove what `write_bytes` left below `folder` when its process was killed."""
+    """Remove the temporary files below `folder` that a process left when it was killed."""
     for path in folder.rglob(f".*{_TEMPORARY}"):
         path.unlink(missing_ok=True)
 

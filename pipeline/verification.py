@@ -159,17 +159,18 @@ def _check_lineage(root: Path, manifests: dict[str, Manifest], findings: Finding
                 f"{base_ids}: the base saw test or validation rows: {_some(sorted(leaked))}"
             )
         findings.checked.append("lineage: no test or validation row among those of the base")
-    generator = root / "train" / "generator"
+    networks = [root / "train" / name for name in ("generator", "student")]
     accepted = root / "synthesize" / "accepted"
-    if generator.is_dir() and (accepted / INFO).is_file():
-        digest = digest_json(digest_folder(generator))
+    if networks[0].is_dir() and (accepted / INFO).is_file():
+        digests = [digest_json(digest_folder(one)) for one in networks if one.is_dir()]
         rows = read_samples(accepted)
-        foreign = {name for name in rows.extra.get("generator", []) if name != digest}
-        if foreign:
+        found = set(rows.extra.get("generator", []))
+        if found - set(digests):
             findings.problems.append(
-                f"{accepted}: rows of another generator: {_some(sorted(foreign))}"
+                f"{accepted}: rows of another generator: {_some(sorted(found - set(digests)))}"
             )
-        findings.checked.append(f"lineage: {len(rows):,} synthetic rows of {digest[:12]}")
+        names = ", ".join(one[:12] for one in digests if one in found) or digests[0][:12]
+        findings.checked.append(f"lineage: {len(rows):,} synthetic rows of {names}")
 
 
 def _ids(samples: Samples, split: str) -> set[str]:

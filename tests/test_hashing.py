@@ -2,6 +2,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline.hashing import (
     digest_bytes,
@@ -10,6 +11,7 @@ from pipeline.hashing import (
     digest_json,
     digest_lines,
     digest_pixels,
+    digest_sorted,
 )
 
 
@@ -27,6 +29,15 @@ def test_json_ignores_the_order_of_keys_alone() -> None:
 def test_lines_ignore_their_order() -> None:
     assert digest_lines(["b", "a"]) == digest_lines(["a", "b"])
     assert digest_lines(["a", "a"]) != digest_lines(["a"])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 40_000])
+def test_packed_digests_give_the_digest_of_their_lines(count: int) -> None:
+    packed = np.random.default_rng(0).bytes(32 * count)
+    # Zero bytes at an end, where they are easily lost, and the same line twice.
+    rows = [packed[i : i + 32] for i in range(0, len(packed), 32)]
+    rows = [row[:30] + bytes(2) if i % 3 else row for i, row in enumerate(rows)] + rows[-1:]
+    assert digest_sorted(b"".join(rows)) == digest_lines(row.hex() for row in rows)
 
 
 def test_pixels_know_their_shape_and_not_their_layout_in_memory() -> None:

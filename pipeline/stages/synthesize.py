@@ -1,37 +1,55 @@
 """Stage synthesize: candidates from the generator, scored, accepted or rejected with reasons."""
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
+from typing import Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel
 from sklearn.metrics import balanced_accuracy_score
 
 from pipeline.curation.scores import Scorer
 from pipeline.curation.selection import Thresholds, fit_thresholds
-from pipeline.data.images import CHANNELS, Images
+from pipeline.data.images import Images
 from pipeline.data.store import (
     Samples,
     StoreInfo,
+    StoreWriter,
     read_ids,
     read_info,
     read_samples,
-    write_store,
 )
 from pipeline.device import Precision, pick_device, pick_precision, usable_cores
 from pipeline.diffusion.checkpoints import Generator, load_generator
-from pipeline.errors import StageError
+from pipeline.diffusion.sampling import SamplerSettings
+from pipeline.diffusion.solvers import default_spacing
+from pipeline.errors import InputError, StageError
+from pipeline.features.classifier import embed
 from pipeline.features.judge import fit_judge
 from pipeline.folders import write_json
 from pipeline.params import SynthesizeParams
 from pipeline.stages.contract import Inputs, Summary, stage
-from pipeline.synthesis.executors import Executor, ThreadExecutor
+from pipeline.synthesis.executors import Executor, ProcessExecutor, ThreadExecutor, in_order
+from pipeline.synthesis.jobs import ShardJob
+from pipeline.synthesis.parents import Editing, Lineage, Mode, make_editing, masks_digest
 from pipeline.synthesis.plan import wanted_images
 from pipeline.synthesis.rounds import Result, fill_plan
-from pipeline.synthesis.settings import settings_of
-from pipeline.synthesis.shards import Shard, read_shard, sample_shard, write_shard
+from pipeline.synthesis.search import (
+    NO_GUIDANCE,
+    SearchResult,
+    Tried,
+    search_guidance,
+    write_search,
+)
+from pipeline.synthesis.settings import choose_generator, settings_of
+from pipeline.synthesis.shards import Shard
 from pipeline.tracking.tracker import Tracker
 
 
@@ -47,9 +65,36 @@ class ClassAccount(BaseModel):
 
 
 class SynthesizeSummary(Summary):
-    """What was generated, and what was kept."""
+    """What was generated, and what was kept.
+
+    Attributes:
+        generator_digest: of the network that drew the images.
+        generator: teacher or student.
+        mode: what the images were drawn from.
+        guidance: in words.
+        guidance_weight: w; 1 is none.
+        guidance_low: it acts above this sigma,
+        guidance_high: and up to this one; None is no end.
+        guidance_reason: why this one, where it was searched for.
+        search: what was tried; empty where nothing was.
+        rounds: of generating, scoring, accepting.
+        candidates: images that were drawn.
+        accepted: images that were kept.
+        acceptance_rate: share that was good, those beyond the plan included.
+        judge_validation_accuracy: balanced accuracy of the judge on validation rows.
+        thresholds: limits of acceptance.
+        classes: each class's account.
+    """
 
     generator_digest: str
+    generator: Literal["teacher", "student"]
+    mode: Mode
+    guidance: str
+    guidance_weight: float
+    guidance_low: float
+    guidance_high: float | None
+    guidance_reason: str | None
+    search: list[Tried]
     rounds: int
     candidates: int
     accepted: int
@@ -59,17 +104,44 @@ class SynthesizeSummary(Summary):
     classes: list[ClassAccount]
 
 
-@stage("synthesize", SynthesizeSummary)
+@dataclass(frozen=True)
+class _Source:
+    """Whose images are drawn, how, and what was tried to find out how."""
+
+    folder: Path
+    digest: str
+    name: Literal["teacher", "student"]
+    settings: SamplerSettings
+    searched: SearchResult | None
+
+
+@stage("synthesize", SynthesizeSummary, extra_key=masks_digest)
 def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -> SynthesizeSummary:
-    """Fill the balance plan, in rounds."""
+    """Fill the balance plan, in rounds.
+
+    Raises:
+        InputError: what the params ask for does not go with the generator, the images or the masks.
+        StageError: a broken generator or store.
+    """
     store = inputs["prepare"] / "dataset"
     info = read_info(store)
     training = read_samples(store, ("train",))
     validation = read_samples(store, ("validation",))
     device = pick_device(params.execution.device)
-    generator = load_generator(inputs["train"] / "generator", device)
+    precision = pick_precision(params.precision, device)
+    choice = choose_generator(params, inputs["train"], precision)
+    # On the processor, and not kept: workers load their own.
+    generator = load_generator(choice.folder, torch.device("cpu"))
     if generator.spec.classes != info.classes:
         raise StageError("synthesize: the generator knows other classes; run `replenish train`")
+    _refuse_bad_settings(params, generator, choice.settings, precision)
+    editing = None
+    if params.mode != "generate":
+        editing = make_editing(params, training, info.classes)
+        for label in range(len(info.classes)):
+            editing.origin(params.seed, label, 0)  # refuse what has no parent, before any work
+    if choice.note:
+        tracker.note(choice.note)
     wanted = wanted_images(info.counts["train"], params.images_per_class)
     judge = fit_judge(
         training,
@@ -85,102 +157,174 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
     thresholds = fit_thresholds(
         held_out, params.confidence_quantile, params.copy_quantile, params.copy_ratio
     )
-    settings = settings_of(params, pick_precision(params.precision, device))
-    # A GPU does one shard after the other; on a processor each worker has a thread of its own.
-    workers = 1 if device.type == "cuda" else params.execution.workers or usable_cores()
-    executor = ThreadExecutor(workers)
+    settings, searched = choice.settings, None
+    if settings is None and params.guidance == "auto":
+        searched = search_guidance(
+            generator if device.type == "cpu" else load_generator(choice.folder, device),
+            training,
+            validation,
+            partial(embed, judge),
+            settings_of(params, precision, NO_GUIDANCE),
+            params.search_images,
+            params.seed,
+            device,
+            tracker,
+        )
+        write_search(out / "search.csv", searched)
+        settings = settings_of(params, precision, searched.guidance)
+    settings = settings or settings_of(params, precision)
+    source = _Source(
+        choice.folder,
+        generator.digest,
+        "teacher" if choice.settings is None else "student",
+        settings,
+        searched,
+    )
+    del generator
     shards = out / "shards"
     began = time.monotonic()
+    with ExitStack() as stack:
+        accepted, rejected = (
+            stack.enter_context(_open_store(out / name, info)) for name in ("accepted", "rejected")
+        )
+        executor = stack.enter_context(_executor(params, source, editing, device, shards))
 
-    def sample_shards(wave: Sequence[Shard]) -> list[Images]:
-        def work(shard: Shard) -> None:
-            if read_shard(shards, shard) is None:
-                images = sample_shard(shard, generator, settings, params.seed, device)
-                write_shard(shards, shard, images)
+        def keep(candidates: Samples) -> None:
+            good = np.asarray([reason == "accepted" for reason in candidates.extra["reason"]])
+            accepted.add(candidates.take(good))
+            rejected.add(candidates.take(~good))
 
-        return _sample_wave(wave, executor, work, shards, tracker)
+        def parents(shard: Shard) -> Lineage | None:
+            if editing is None:
+                return None
+            return editing.lineage(params.seed, shard.label, shard.indices)
 
-    result = fill_plan(
-        info.classes,
-        [wanted[name] for name in info.classes],
-        params.shard_images,
-        params.max_rounds,
-        sample_shards,
-        scorer,
-        thresholds,
-        # Ids alone: a candidate with the pixels of a real row of any split is rejected unseen.
-        read_ids(store),
-        _lineage(params, generator, settings.precision),
-    )
+        result = fill_plan(
+            info.classes,
+            [wanted[name] for name in info.classes],
+            params.shard_images,
+            params.max_rounds,
+            lambda wave: _sample_wave(wave, executor, shards, tracker),
+            scorer,
+            thresholds,
+            # Ids alone: a candidate with the pixels of a real row of any split is rejected unseen.
+            read_ids(store),
+            _lineage(params, source),
+            keep,
+            parents,
+        )
+        accepted.close()
+        rejected.close()
     seconds = time.monotonic() - began
-    _write_stores(out, result, info)
-    summary = _summarise(result, generator, accuracy, thresholds)
+    summary = _summarise(params, result, source, accuracy, thresholds)
     _report(summary, seconds, out, tracker)
     rmtree(shards, ignore_errors=True)
     return summary
 
 
-def _sample_wave(
-    wave: Sequence[Shard],
-    executor: Executor,
-    work: Callable[[Shard], None],
-    folder: Path,
-    tracker: Tracker,
-) -> list[Images]:
-    total = sum(shard.size for shard in wave)
-    done = 0
-    tracker.progress("sample", 0, total, "images")
-    for shard in executor.run(wave, work):
-        done += shard.size
-        tracker.progress("sample", done, total, "images")
-    images = [read_shard(folder, shard) for shard in wave]
-    return [found for found in images if found is not None]
-
-
-def _lineage(
-    params: SynthesizeParams, generator: Generator, precision: Precision
-) -> dict[str, str | int | float]:
-    return {
-        "generator": generator.digest,
-        "seed": params.seed,
-        "sampler": params.sampler,
-        "sampler_steps": params.sampler_steps,
-        "guidance": params.guidance,
-        "precision": precision,
-        "shard_images": params.shard_images,
-    }
-
-
-def _write_stores(out: Path, result: Result, info: StoreInfo) -> None:
-    candidates = result.candidates
-    if candidates is None:
-        candidates = _no_samples(info)
-    kept = np.asarray([reason == "accepted" for reason in candidates.extra.get("reason", [])], bool)
-    for name, mask in (("accepted", kept), ("rejected", ~kept)):
-        rmtree(out / name, ignore_errors=True)
-        write_store(
-            out / name,
-            candidates.take(mask),
-            info.classes,
-            info.image_size_px,
-            info.image_mode,
+def _refuse_bad_settings(
+    params: SynthesizeParams,
+    generator: Generator,
+    settings: SamplerSettings | None,
+    precision: Precision,
+) -> None:
+    """Refuse, before any work, what the engine would refuse after some."""
+    process = generator.spec.process
+    (settings or settings_of(params, precision, NO_GUIDANCE)).ladder(process)
+    if settings is not None or params.guidance == "auto" or params.guidance == 1:
+        return
+    if params.guide == "weaker" and generator.weaker is None:
+        raise InputError(
+            "synthesize.guide = weaker: the generator has no weaker network; set train.guide to "
+            "earlier (with several train.checks) or smaller, and run `replenish train`"
         )
 
 
-def _no_samples(info: StoreInfo) -> Samples:
-    side = info.image_size_px
-    images = np.zeros((0, side, side, CHANNELS[info.image_mode]), dtype=np.uint8)
-    return Samples(images, np.zeros(0, dtype=np.int64), (), (), (), (), {})
+def _executor(
+    params: SynthesizeParams,
+    source: _Source,
+    editing: Editing | None,
+    device: torch.device,
+    shards: Path,
+) -> Executor:
+    execution = params.execution
+    # A GPU does one batch after the other; on a processor each worker has a thread of its own.
+    workers = 1 if device.type == "cuda" else execution.workers or usable_cores()
+    job = ShardJob(
+        source.folder,
+        source.settings,
+        params.seed,
+        str(device),
+        editing,
+        compiled=params.compile,
+        batch_images=None if execution.batch_images == "auto" else execution.batch_images,
+        workers=workers,
+        memory_mib=execution.memory_mib,
+        shard_images=params.shard_images,
+    )
+    kind = ProcessExecutor if execution.backend == "processes" else ThreadExecutor
+    return kind(job.start, shards, workers)
+
+
+def _open_store(folder: Path, info: StoreInfo) -> StoreWriter:
+    rmtree(folder, ignore_errors=True)  # of a run that was interrupted
+    return StoreWriter(folder, info.classes, info.image_size_px, info.image_mode)
+
+
+def _sample_wave(
+    wave: Sequence[Shard], executor: Executor, folder: Path, tracker: Tracker
+) -> Iterator[tuple[Shard, Images]]:
+    total = sum(shard.size for shard in wave)
+    done = 0
+    tracker.progress("sample", 0, total, "images")
+
+    def count(shard: Shard) -> None:
+        nonlocal done
+        done += shard.size
+        tracker.progress("sample", done, total, "images")
+
+    return in_order(executor, wave, folder, count)
+
+
+def _lineage(params: SynthesizeParams, source: _Source) -> dict[str, str | int | float]:
+    settings, guidance = source.settings, source.settings.guidance
+    return {
+        "generator": source.digest,
+        "mode": params.mode,
+        "seed": params.seed,
+        "sampler": settings.sampler,
+        "sampler_steps": settings.steps,
+        "sampler_spacing": settings.spacing or default_spacing(settings.sampler),
+        "sampler_eta": settings.eta,
+        "guidance": guidance.weight,
+        "guidance_low": guidance.low,
+        "guidance_high": guidance.high,
+        "guide": guidance.guide,
+        "precision": settings.precision,
+    }
 
 
 def _summarise(
-    result: Result, generator: Generator, accuracy: float, thresholds: Thresholds
+    params: SynthesizeParams,
+    result: Result,
+    source: _Source,
+    accuracy: float,
+    thresholds: Thresholds,
 ) -> SynthesizeSummary:
     candidates = sum(one.candidates for one in result.classes)
     accepted = sum(one.accepted for one in result.classes)
     good = accepted + sum(one.reasons["surplus"] for one in result.classes)
+    guidance, searched = source.settings.guidance, source.searched
     return SynthesizeSummary(
-        generator_digest=generator.digest,
+        generator_digest=source.digest,
+        generator=source.name,
+        mode=params.mode,
+        guidance=guidance.describe(),
+        guidance_weight=guidance.weight,
+        guidance_low=guidance.low,
+        guidance_high=guidance.high if math.isfinite(guidance.high) else None,
+        guidance_reason=searched.reason if searched else None,
+        search=list(searched.rows) if searched else [],
         rounds=result.rounds,
         candidates=candidates,
         accepted=accepted,

@@ -1,27 +1,24 @@
 """Seed-addressed units of work: fixed ranges of candidate indices of one class.
 
-Candidate i of a class is a function of (generator digest, sampler settings, class, i). A shard is
-always sampled as one whole batch on one thread, since the rounding of a batch may depend on its
-size: hence no number of workers, no restart and no larger plan changes an image.
+Candidate i of a class is a function of (generator digest, sampler settings, class, i): no number of
+workers, no batch, no restart and no larger plan changes an image.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from pipeline.data.images import Images, from_model
-from pipeline.diffusion.checkpoints import Generator
-from pipeline.diffusion.sampling import SamplerSettings, sample
+from pipeline.data.images import Images
 from pipeline.folders import write_bytes
 from pipeline.hashing import digest_bytes
-from pipeline.seeds import torch_generator
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """Candidates number * size up to (number + 1) * size of one class."""
 
@@ -40,20 +37,17 @@ class Shard:
         return f"class-{self.label:04d}-shard-{self.number:06d}"
 
 
-def sample_shard(
-    shard: Shard,
-    generator: Generator,
-    settings: SamplerSettings,
-    seed: int,
-    device: torch.device,
-) -> Images:
-    """Return the shard's candidates, (size, H, W, C) uint8."""
-    noise = [
-        torch_generator(seed, "candidate", generator.digest, shard.label, index)
-        for index in shard.indices
-    ]
-    labels = torch.full((shard.size,), shard.label)
-    return from_model(sample(generator.model, generator.spec, labels, noise, settings, device))
+class ShardWorker(Protocol):
+    """Samples shards, and stays warm between them."""
+
+    @property
+    def at_once(self) -> int:
+        """Return how many shards fill one batch."""
+        ...
+
+    def sample(self, shards: Sequence[Shard]) -> list[Images]:
+        """Return each shard's candidates, (size, H, W, C) uint8."""
+        ...
 
 
 def write_shard(folder: Path, shard: Shard, images: Images) -> None:

@@ -11,7 +11,9 @@ from pipeline.data.images import ImageMode
 from pipeline.data.store import (
     UNLABELLED,
     Samples,
+    StoreWriter,
     concatenate,
+    iterate_tables,
     make_samples,
     read_info,
     read_samples,
@@ -115,6 +117,64 @@ def test_equal_content_gives_equal_files(tmp_path: Path) -> None:
     for path in sorted((tmp_path / "a").rglob("*.*")):
         other = tmp_path / "b" / path.relative_to(tmp_path / "a")
         assert path.read_bytes() == other.read_bytes()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("sizes", [[5, 1, 30, 0, 14], [50], [1] * 50, []])
+@pytest.mark.parametrize("rows_per_shard", [7, 10_000])
+def test_rows_that_come_in_parts_make_the_same_files(
+    tmp_path: Path, sizes: list[int], rows_per_shard: int
+) -> None:
+    rows = samples(sum(sizes))
+    parts = [rows.take(range(sum(sizes[:i]), sum(sizes[: i + 1]))) for i, count in enumerate(sizes)]
+    whole = write_store(tmp_path / "whole", rows, ["cat", "dog"], 8, "L", rows_per_shard)
+    with StoreWriter(tmp_path / "parts", ["cat", "dog"], 8, "L", rows_per_shard) as writer:
+        for part in parts:
+            writer.add(part)
+        assert not list((tmp_path / "parts").rglob("*-of-*"))
+        info = writer.close()
+    assert info == whole
+    assert info.digest == rows_digest(rows)
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+    assert len(read_samples(tmp_path / "parts")) == len(rows)
+
+
+def test_the_digest_of_a_store_stays_what_it_is(tmp_path: Path) -> None:
+    info = write_store(tmp_path, samples(), ["cat", "dog"], 8, "L", rows_per_shard=4)
+    assert info.digest == "ab81f00d0a009b4e41baea7d679a1147e154b6c38dcfff94c72d0fd569274e7b"
+
+
+def test_rows_with_other_columns_than_the_first_are_refused(tmp_path: Path) -> None:
+    rows = samples(8)
+    others = {
+        "the type": replace(rows, extra={**rows.extra, "index": [0.5] * 8}),
+        "a missing one": replace(rows, extra={"index": rows.extra["index"]}),
+        "one more": replace(rows, extra={**rows.extra, "new": ["x"] * 8}),
+    }
+    for name, other in others.items():
+        with StoreWriter(tmp_path / name, ["cat", "dog"], 8, "L") as writer:
+            writer.add(rows)
+            with pytest.raises(
+                StageError, match=r"come after rows with confidence \(double\), index \(int64\);"
+            ):
+                writer.add(other)
+
+
+def test_a_store_that_is_left_unfinished_leaves_no_file(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path, ["cat", "dog"], 8, "L", rows_per_shard=2) as writer:
+        writer.add(samples(20))
+        assert len(list((tmp_path / "data").iterdir())) == 9
+        assert list(iterate_tables(tmp_path)) == []  # nobody takes them for the store's
+    assert list((tmp_path / "data").iterdir()) == []
+    with pytest.raises(InputError, match="no sample store"):
+        read_info(tmp_path)
 
 
 def test_take_and_concatenate() -> None:

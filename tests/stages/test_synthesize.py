@@ -1,6 +1,7 @@
 """The stage synthesize on a tiny store of two kinds of stripes."""
 
 import json
+import shutil
 
 import pytest
 from tiny_store import parts, run_pretrain, run_train, stripes, write_prepare
@@ -10,6 +11,7 @@ from pipeline.errors import InputError
 from pipeline.folders import read_manifest, write_manifest
 from pipeline.params import Execution, SynthesizeParams
 from pipeline.stages import synthesize
+from pipeline.synthesis.jobs import EngineWorker
 
 
 def synthesize_params(**changes):
@@ -61,11 +63,52 @@ def test_synthesize_fills_the_thin_class_with_scored_rows(trained, tmp_path, rec
 def test_workers_change_nothing(trained, tmp_path, recording_tracker):
     root, _ = trained
     digests = set()
-    for workers in (1, 3):
-        out = tmp_path / str(workers) / "synthesize"
-        run_synthesize(root, out, recording_tracker, execution=Execution(workers=workers))
+    for backend, workers in (("inline", 1), ("inline", 3), ("processes", 2)):
+        out = tmp_path / f"{backend}-{workers}" / "synthesize"
+        execution = Execution(workers=workers, backend=backend)
+        run_synthesize(root, out, recording_tracker, execution=execution)
         digests.add(read_manifest(out).digest)
     assert len(digests) == 1
+
+
+class _StopError(Exception):
+    pass
+
+
+def test_an_interrupted_run_goes_on_from_its_shards(
+    trained, tmp_path, recording_tracker, monkeypatch
+):
+    root, _ = trained
+    changes = {"images_per_class": 20, "max_rounds": 1, "execution": Execution(workers=1)}
+    unbroken = tmp_path / "unbroken" / "synthesize"
+    run_synthesize(root, unbroken, recording_tracker, **changes)
+    sampled, sample = [], EngineWorker.sample
+
+    def count(worker, shards):
+        sampled.extend(shards)
+        return sample(worker, shards)
+
+    def stop(task, done, total, unit):
+        if task == "sample" and done >= total / 2:
+            raise _StopError
+
+    monkeypatch.setattr(EngineWorker, "sample", count)
+    out = tmp_path / "broken" / "synthesize"
+    with monkeypatch.context() as patch:
+        patch.setattr(recording_tracker, "progress", stop)
+        with pytest.raises(_StopError):
+            run_synthesize(root, out, recording_tracker, **changes)
+    (work,) = (out.parent / ".work" / "synthesize").iterdir()
+    assert len(list((work / "shards").glob("*.sha256"))) == len(sampled) > 2
+    # As a kill would leave it: a store without its dataset.json, and a half-written file.
+    stale = work / "accepted" / "data" / "train-00007-of-00008.parquet"
+    for path in (stale, work / "shards" / ".x.tmp"):
+        path.write_bytes(b"PAR1")
+    run_synthesize(root, out, recording_tracker, **changes)
+    assert read_manifest(out).digest == read_manifest(unbroken).digest
+    assert len(sampled) == len(set(sampled))
+    done = [(d, t) for task, d, t, _ in recording_tracker.progress_calls if task == "sample"]
+    assert done[-1][0] == done[-1][1] == 4 * len(sampled)
 
 
 def test_a_shortfall_is_told(trained, tmp_path, recording_tracker):
@@ -96,6 +139,7 @@ def test_damaged_weights_are_an_input_error(trained, tmp_path, recording_tracker
     generator.mkdir(parents=True)
     for path in (root / "train" / "generator").iterdir():
         (generator / path.name).write_bytes(path.read_bytes()[:50])
+    shutil.copy(root / "train" / "summary.json", tmp_path / "train")
     write_manifest(tmp_path / "train", "train", "key", {}, {})
     inputs = {"prepare": root / "prepare", "train": tmp_path / "train"}
     with pytest.raises(InputError, match="not a readable generator"):
@@ -106,3 +150,73 @@ def test_a_missing_input_names_the_stage_to_run(trained, tmp_path, recording_tra
     inputs = {"prepare": trained[0] / "prepare"}
     with pytest.raises(InputError, match="run `replenish train` first"):
         synthesize.run(synthesize_params(), inputs, tmp_path / "s", recording_tracker)
+
+
+@pytest.mark.parametrize("mode", ["edit", "cross_class", "inpaint"])
+def test_edited_images_name_their_parent_and_are_not_copies_of_it(
+    trained, tmp_path, recording_tracker, mode
+):
+    root, _ = trained
+    summary = run_synthesize(
+        root, tmp_path / "synthesize", recording_tracker, mode=mode, max_rounds=2
+    )
+    assert summary.mode == mode
+    training = read_samples(root / "prepare" / "dataset", ("train",))
+    label_of = dict(zip(training.ids, training.labels.tolist(), strict=True))
+    limit = summary.thresholds["copy_distance"]
+    kept = 0
+    for name in ("accepted", "rejected"):
+        rows = read_samples(tmp_path / "synthesize" / name)
+        if not len(rows):
+            continue
+        parents = [label_of[parent] for parent in rows.extra["parent_id"]]
+        other = mode == "cross_class"
+        assert all((a != b) == other for a, b in zip(parents, rows.labels.tolist(), strict=True))
+        for parent, nearest in zip(rows.extra["parent_id"], rows.extra["nearest_id"], strict=True):
+            assert parent != nearest
+        assert set(rows.extra["mode"]) <= {mode}
+        strengths = {1.0} if mode == "inpaint" else {0.3, 0.5, 0.7}
+        assert set(rows.extra["strength"]) <= strengths
+        if name == "accepted":
+            kept = len(rows)
+            assert all(distance >= limit for distance in rows.extra["parent_distance"])
+    assert kept == summary.accepted
+
+
+def test_an_edit_of_strength_nought_is_rejected_as_a_repeat(trained, tmp_path, recording_tracker):
+    root, _ = trained
+    changes = {"mode": "edit", "strengths": (0.0,), "max_rounds": 1}
+    summary = run_synthesize(root, tmp_path / "synthesize", recording_tracker, **changes)
+    assert summary.accepted == 0
+    assert set(summary.classes[1].reasons) == {"repeat"}
+
+
+def test_guidance_is_searched_for_and_the_choice_is_used(trained, tmp_path, recording_tracker):
+    root, _ = trained
+    summary = run_synthesize(
+        root, tmp_path / "synthesize", recording_tracker, guidance="auto", search_images=32
+    )
+    (chosen,) = [row for row in summary.search if row.chosen]
+    assert (summary.guidance, summary.guidance_weight) == (chosen.guidance, chosen.weight)
+    rows = read_samples(tmp_path / "synthesize" / "rejected")
+    accepted = read_samples(tmp_path / "synthesize" / "accepted")
+    assert {*rows.extra["guidance"], *accepted.extra["guidance"]} == {chosen.weight}
+    table = (tmp_path / "synthesize" / "search.csv").read_text().splitlines()
+    assert len(table) == 1 + len(summary.search) > 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"guide": "weaker"}, "the generator has no weaker network"),
+        ({"generator": "student"}, "train has made none"),
+        ({"mode": "inpaint", "mask": "user", "mask_path": "nowhere"}, r"no masks \(\*\.png\)"),
+    ],
+)
+def test_what_the_generator_cannot_do_is_refused_before_any_work(
+    trained, tmp_path, recording_tracker, changes, message
+):
+    root, _ = trained
+    with pytest.raises(InputError, match=message):
+        run_synthesize(root, tmp_path / "synthesize", recording_tracker, **changes)
+    assert not recording_tracker.progress_calls

@@ -1,3 +1,4 @@
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from support import make_scores
 
 from pipeline.curation.selection import Thresholds
+from pipeline.data.store import StoreWriter, concatenate, read_samples
 from pipeline.synthesis.plan import wanted_images
 from pipeline.synthesis.rounds import fill_plan
 
@@ -17,24 +19,28 @@ class FakeScorer:
     def __init__(self, rate):
         self.rate = rate
 
-    def score(self, images, labels):
+    def score(self, images, labels, parents=None):
         brightness = images[:, 0, 0, 0].astype(float) / 255
         good = brightness < self.rate
         return make_scores(confidence=np.where(good, 0.9, 0.1), predicted=labels)
 
 
-def run(wanted, rate, max_rounds=4, size=8, calls=None):
+def draw(shard):
+    random = np.random.default_rng([shard.label, shard.number])
+    return random.integers(0, 256, (shard.size, 4, 4, 1), dtype=np.uint8)
+
+
+def run(wanted, rate, max_rounds=4, size=8, calls=None, real_ids=(), sampled=draw):
+    """Return the account, with all candidates as `candidates`."""
+    parts = []
+
     def sample_shards(shards):
         if calls is not None:
             calls.append([(shard.label, shard.number) for shard in shards])
-        return [
-            np.random.default_rng([shard.label, shard.number]).integers(
-                0, 256, (shard.size, 4, 4, 1), dtype=np.uint8
-            )
-            for shard in shards
-        ]
+        for shard in shards:
+            yield shard, sampled(shard)
 
-    return fill_plan(
+    result = fill_plan(
         [f"c{i}" for i in range(len(wanted))],
         wanted,
         size,
@@ -42,8 +48,13 @@ def run(wanted, rate, max_rounds=4, size=8, calls=None):
         sample_shards,
         FakeScorer(rate),
         LIMITS,
-        [],
+        real_ids,
         {"generator": "g", "guidance": 1.5},
+        parts.append,
+    )
+    candidates = concatenate(parts) if parts else None
+    return SimpleNamespace(
+        classes=result.classes, rounds=result.rounds, candidates=candidates, parts=parts
     )
 
 
@@ -119,3 +130,90 @@ def test_the_account_adds_up(rate):
     assert sum(c.accepted for c in result.classes) == result.candidates.extra["reason"].count(
         "accepted"
     )
+
+
+def test_a_candidate_like_a_real_row_or_an_earlier_candidate_is_a_repeat():
+    first = run([20], rate=1.1)
+    real = first.candidates.ids[3]
+
+    def twice(shard):  # the shards 0 and 1 are the same
+        return draw(type(shard)(shard.label, max(shard.number, 1), shard.size))
+
+    again = run([20], rate=1.1, real_ids=[real])
+    assert again.candidates.extra["reason"][:5] == [
+        *["accepted"] * 3,
+        "repeat",
+        "accepted",
+    ]
+    doubled = run([20], rate=1.1, max_rounds=1, sampled=twice)
+    assert doubled.candidates.extra["reason"][:16] == ["accepted"] * 8 + ["repeat"] * 8
+
+
+def test_each_shard_is_judged_and_handed_over_before_the_next_one_is_asked_for():
+    events = []
+
+    def sample_shards(shards):
+        for shard in shards:
+            events.append(("drawn", shard.label, shard.number))
+            yield shard, draw(shard)
+
+    def sink(part):
+        events.append(("kept", int(part.labels[0]), part.extra["index"][0] // 8))
+
+    fill_plan(
+        ["a", "b"], [12, 8], 8, 1, sample_shards, FakeScorer(1.1), LIMITS, [], {"seed": 0}, sink
+    )
+    order = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert events == [(what, *shard) for shard in order for what in ("drawn", "kept")]
+
+
+def test_a_shard_that_was_not_asked_for_is_refused():
+    with pytest.raises(ValueError, match="class-0000-shard-000001 came where .*000000 was asked"):
+        fill_plan(
+            ["a"],
+            [12],
+            8,
+            1,
+            lambda shards: ((shard, draw(shard)) for shard in shards[::-1]),
+            FakeScorer(1.1),
+            LIMITS,
+            [],
+            {},
+            lambda part: None,
+        )
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    def peak_bytes(images):
+        folder = tmp_path / str(images)
+
+        def sample_shards(shards):
+            for shard in shards:
+                random = np.random.default_rng(shard.number)
+                yield shard, random.integers(0, 256, (shard.size, 32, 32, 1), dtype=np.uint8)
+
+        tracemalloc.start()
+        with StoreWriter(folder, ["a"], 32, "L", rows_per_shard=250) as writer:
+            fill_plan(
+                ["a"],
+                [round(0.8 * images)],
+                50,
+                1,
+                sample_shards,
+                FakeScorer(1.1),
+                LIMITS,
+                [],
+                {"generator": "g"},
+                writer.add,
+            )
+            info = writer.close()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert info.counts == {"train": {"a": images}}
+        return peak
+
+    peak_bytes(250)  # what is loaded once
+    few, many = peak_bytes(1_000), peak_bytes(8_000)
+    # Ids and digests may grow, by some 150 bytes an image; the pixels alone are 1,024.
+    assert many - few < 7_000 * 300
+    assert len(read_samples(tmp_path / "8000")) == 8_000
