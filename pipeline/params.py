@@ -282,6 +282,20 @@ class TrainParams(GeneratorParams):
         4, ge=2, le=100, description="paired classifiers that compare student and teacher"
     )
 
+    @model_validator(mode="after")
+    def _student_can_be_taught(self) -> Self:
+        if self.distill != "none" and self.prediction == "noise":
+            raise ValueError(
+                "prediction noise says next to nothing of the image at the noisiest level, where a "
+                "student of few steps begins; use velocity or edm with distill"
+            )
+        if self.distill == "consistency" and self.prediction == "sample":
+            raise ValueError(
+                "distill consistency needs a network that sees a clean image as it is, which "
+                "prediction sample does not warrant; use velocity or edm, or distill progressive"
+            )
+        return self
+
 
 class SynthesizeParams(Section):
     """Generate, score and accept synthetic images."""
@@ -329,7 +343,9 @@ class SynthesizeParams(Section):
         0.0, ge=0.0, le=1.0, description="noise that ddim adds: 0 none, 1 as much as ddpm"
     )
     guidance: Literal["auto"] | Annotated[float, Field(ge=0.0, le=20.0)] = Field(
-        1.5, description="weight; 1 = none; auto = the best of a few on validation rows"
+        1.5,
+        description="weight; 1 = none; auto = the best of a few on validation rows, whose guide "
+        "and levels replace the three keys below",
     )
     guidance_low: float = Field(
         0.0, ge=0.0, description="guidance acts above this sigma (noise over signal)"
@@ -481,8 +497,9 @@ class Params(_Frozen):
 
     @model_validator(mode="after")
     def _guidance_needs_the_null_class(self) -> Self:
-        weaker = self.synthesize.guide == "weaker"
-        if self.train.label_dropout == 0 and self.synthesize.guidance != 1 and not weaker:
+        # auto tries what the generator has; autoguidance needs no null class.
+        free = self.synthesize.guidance in (1, "auto") or self.synthesize.guide == "weaker"
+        if self.train.label_dropout == 0 and not free:
             raise ValueError(
                 f"train.label_dropout = 0 never trains the null class that synthesize.guidance = "
                 f"{self.synthesize.guidance} needs; set guidance to 1, or label_dropout to 0.1"

@@ -39,6 +39,8 @@ class Fake:
         source: of the base, for people.
         base_beyond: images that the base saw beyond the training rows; None: not known.
         copy_shares: of the checks, every 500 steps; None where it was not measured.
+        guide: the weaker network, in words.
+        searched: was guidance searched for?
     """
 
     classes: Sequence[str] = DIGITS[:3]
@@ -55,6 +57,8 @@ class Fake:
     source: str = "1,551 unlabelled images"
     base_beyond: int | None = 40
     copy_shares: Sequence[float | None] = (0.0, 0.0, 0.004, 0.021, 0.055)
+    guide: str | None = None
+    searched: bool = False
     params: Params = field(default_factory=Params)
 
 
@@ -224,6 +228,7 @@ def _write_train(folder: Path, fake: Fake, real: Samples) -> None:
         "copies_from_step": copies_from,
         "endurance": f"with {len(trained):,} images, best at step 1,500"
         + (f", copies from step {copies_from:,}" if copies_from else ""),
+        "guide": fake.guide,
     }
     write_json(folder / "summary.json", summary)
     finish(folder, fake.params)
@@ -302,10 +307,39 @@ def _write_synthesize(folder: Path, fake: Fake, real: Samples, source: _Digits) 
         "judge_validation_accuracy": 0.947,
         "thresholds": {"confidence": 0.61, "copy_distance": 0.08, "copy_ratio": 1 / 3},
         "classes": classes,
+        **_guidance(fake),
     }
     write_json(folder / "metrics.json", {"accepted": sum(fake.accepted)})
     write_json(folder / "summary.json", summary)
     finish(folder, fake.params)
+
+
+def _guidance(fake: Fake) -> dict[str, Any]:
+    if not fake.searched:
+        return {}
+    tried = [
+        ("no guidance", 0.21, 0.8),
+        ("autoguidance 2", -0.012, 0.85),
+        ("autoguidance 3", 1, 0.3),
+    ]
+    return {
+        "guidance": "autoguidance 2",
+        "guidance_weight": 2.0,
+        "guidance_reason": "kernel distance -0.012; without guidance 0.210",
+        "search": [
+            {
+                "guidance": name,
+                "evaluations": 20 if name == "no guidance" else 40,
+                "images": 64 if name == "autoguidance 3" else 256,
+                "kernel_distance": distance,
+                "coverage": coverage,
+                "copy_share": 0.004,
+                "round": 1 if name == "autoguidance 3" else 3,
+                "chosen": name == "autoguidance 2",
+            }
+            for name, distance, coverage in tried
+        ],
+    }
 
 
 def write_evaluate(folder: Path, fake: Fake) -> None:

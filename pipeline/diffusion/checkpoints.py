@@ -1,6 +1,8 @@
 """Generators and training states on disk: safetensors and JSON, nothing pickled.
 
 A generator is a folder that `UNet2DModel.from_pretrained` opens, with generator.json beside it.
+Where it has a weaker network for autoguidance, that is another such folder inside, `guide`.
+A distilled student is a generator too, with student.json beside it.
 """
 
 import json
@@ -8,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -16,12 +18,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from pipeline.data.images import ImageMode
-from pipeline.diffusion.noise import NoiseProcess, Prediction, ScheduleName
+from pipeline.diffusion.noise import TIMESTEPS, NoiseProcess, Prediction, ScheduleName
+from pipeline.diffusion.solvers import SamplerName
 from pipeline.errors import InputError, StageError
 from pipeline.folders import write_bytes, write_json
 from pipeline.hashing import digest_folder, digest_json
 
+DistillMethod = Literal["progressive", "consistency"]
+
 _SPEC = "generator.json"
+_STUDENT = "student.json"
+_GUIDE = "guide"
 _STATE = "state.safetensors"
 _SNAPSHOTS = "snapshots"
 
@@ -39,6 +46,8 @@ class GeneratorSpec:
         zero_terminal_snr: is the last noise level pure noise?
         training_rows_digest: digest of the ids of the training rows.
         base_digest: digest of the base that it was fine-tuned from; None where it began at random.
+        null_class_trained: was the null class trained? Without it there is no classifier-free
+            guidance.
     """
 
     classes: tuple[str, ...]
@@ -49,6 +58,7 @@ class GeneratorSpec:
     zero_terminal_snr: bool
     training_rows_digest: str
     base_digest: str | None
+    null_class_trained: bool = True
 
     @property
     def process(self) -> NoiseProcess:
@@ -58,16 +68,30 @@ class GeneratorSpec:
 
 @dataclass(frozen=True)
 class Generator:
-    """A trained network, ready to be sampled; `digest` identifies it in every lineage."""
+    """A trained network, ready to be sampled.
+
+    Attributes:
+        spec: what a sampler must know of it.
+        model: the network.
+        digest: identifies all of it in every lineage.
+        weaker: network that autoguidance compares with, where there is one.
+    """
 
     spec: GeneratorSpec
     model: UNet2DModel
     digest: str
+    weaker: UNet2DModel | None = None
 
 
-def save_generator(folder: Path, spec: GeneratorSpec, model: UNet2DModel) -> str:
-    """Write a generator and return its digest."""
+def save_generator(
+    folder: Path, spec: GeneratorSpec, model: UNet2DModel, weaker: UNet2DModel | None = None
+) -> str:
+    """Write a generator and return its digest, which covers the weaker network."""
     model.save_pretrained(folder, safe_serialization=True)
+    # What a run that was killed here has left.
+    shutil.rmtree(folder / _GUIDE, ignore_errors=True)
+    if weaker is not None:
+        weaker.save_pretrained(folder / _GUIDE, safe_serialization=True)
     write_json(folder / _SPEC, asdict(spec))
     return _folder_digest(folder)
 
@@ -81,13 +105,86 @@ def load_generator(folder: Path, device: torch.device) -> Generator:
     try:
         data = json.loads((folder / _SPEC).read_text(encoding="utf-8"))
         spec = GeneratorSpec(**{**data, "classes": tuple(data["classes"])})
-        model = UNet2DModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        model = _load_network(folder, device)
+        weaker = _load_network(folder / _GUIDE, device) if (folder / _GUIDE).is_dir() else None
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise InputError(
             f"{folder}: not a readable generator ({error}); run `replenish train --force`"
         ) from None
-    model = model.to(device).eval().requires_grad_(False)
-    return Generator(spec, cast("UNet2DModel", model), _folder_digest(folder))
+    return Generator(spec, model, _folder_digest(folder), weaker)
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """How a distilled network is sampled, and how it was taught.
+
+    Attributes:
+        method: of distillation.
+        sampler: its solver.
+        times: the time steps that it knows, falling: one network evaluation each.
+        guidance: weight of the guidance that it has within.
+        phase_rungs: rungs of the teacher's ladder in each phase.
+        phase_steps: optimiser steps of each phase.
+        teacher_digest: digest of the generator that it was distilled from.
+    """
+
+    method: DistillMethod
+    sampler: SamplerName
+    times: tuple[int, ...]
+    guidance: float
+    phase_rungs: tuple[int, ...]
+    phase_steps: int
+    teacher_digest: str
+
+
+@dataclass(frozen=True)
+class Student:
+    """A distilled network, and how it is sampled."""
+
+    generator: Generator
+    spec: StudentSpec
+
+
+def save_student(
+    folder: Path, generator: GeneratorSpec, student: StudentSpec, model: UNet2DModel
+) -> str:
+    """Write a student and return its digest, which covers how it is sampled."""
+    write_json(folder / _STUDENT, {**asdict(student), "steps": len(student.times)})
+    return save_generator(folder, generator, model)
+
+
+def load_student(folder: Path, device: torch.device) -> Student:
+    """Read a student for sampling.
+
+    Raises:
+        InputError: see `load_generator` and `read_student`.
+    """
+    return Student(load_generator(folder, device), read_student(folder))
+
+
+def read_student(folder: Path) -> StudentSpec:
+    """Read how a student is sampled.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        data = json.loads((folder / _STUDENT).read_text(encoding="utf-8"))
+        steps = data.pop("steps")
+        lists = {key: tuple(int(one) for one in data[key]) for key in ("times", "phase_rungs")}
+        spec = StudentSpec(**{**data, **lists})
+        times = list(spec.times)
+        if not times or len(times) != steps:
+            raise ValueError(f"{len(times)} time steps for {steps} steps")
+        if times != sorted(set(times) & set(range(TIMESTEPS)), reverse=True):
+            raise ValueError(f"{spec.times} are not falling time steps")
+        if spec.sampler not in ("ddim", "consistency"):
+            raise ValueError(f"sampler {spec.sampler!r} is no student's")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{folder}: not a readable student ({error}); run `replenish train --force`"
+        ) from None
+    return spec
 
 
 @dataclass
@@ -146,6 +243,11 @@ def load_snapshot(folder: Path, step: int) -> dict[str, torch.Tensor]:
 
 def _snapshot(folder: Path, step: int) -> Path:
     return folder / _SNAPSHOTS / f"step-{step:08d}.safetensors"
+
+
+def _load_network(folder: Path, device: torch.device) -> UNet2DModel:
+    model = UNet2DModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    return cast("UNet2DModel", model.to(device).eval().requires_grad_(False))
 
 
 def _folder_digest(folder: Path) -> str:

@@ -94,14 +94,24 @@ class Denoiser:
     def _predict(self, seen: torch.Tensor, time: torch.Tensor, sigma: float) -> torch.Tensor:
         if not self._guidance.acts(sigma):
             return self._network(seen, time, self._labels)
-        if self._weaker is not None and self._guidance.guide == "weaker":
-            predicted = self._network(seen, time, self._labels)
-            guide = self._weaker(seen, time, self._labels)
-        else:
-            # One network call for both halves.
-            predicted, guide = self._network(
-                torch.cat([seen, seen]),
-                torch.cat([time, time]),
-                torch.cat([self._labels, self._null]),
-            ).chunk(2)
-        return guide + self._guidance.weight * (predicted - guide)
+        weight = self._guidance.weight
+        if self._weaker is None or self._guidance.guide == "null_class":
+            return classifier_free(self._network, seen, time, self._labels, self._null, weight)
+        guide = self._weaker(seen, time, self._labels)
+        return guide + weight * (self._network(seen, time, self._labels) - guide)
+
+
+def classifier_free(
+    network: Network,
+    seen: torch.Tensor,
+    time: torch.Tensor,
+    labels: torch.Tensor,
+    null: torch.Tensor,
+    weight: float,
+) -> torch.Tensor:
+    """Return the prediction drawn away from that for `null`, (N,) labels of the null class."""
+    # One network call for both halves.
+    predicted, guide = network(
+        torch.cat([seen, seen]), torch.cat([time, time]), torch.cat([labels, null])
+    ).chunk(2)
+    return guide + weight * (predicted - guide)

@@ -55,6 +55,14 @@ class SamplerSettings:
         spacing = self.spacing or default_spacing(self.sampler)
         return make_ladder(process, count_rungs(self.sampler, self.steps), spacing, strength)
 
+    def evaluations(self, process: NoiseProcess) -> int:
+        """Return the network evaluations of an image, those of the guide counted."""
+        ladder = self.ladder(process)
+        rungs = [*range(len(ladder))]
+        if self.sampler == "heun":
+            rungs += rungs[1:]  # each step but the last looks below as well
+        return sum(2 if self.guidance.acts(ladder.sigma(rung)) else 1 for rung in rungs)
+
 
 def sample(
     model: UNet2DModel,

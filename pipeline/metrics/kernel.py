@@ -6,7 +6,8 @@ distance (Binkowski et al. 2018, "Demystifying MMD GANs"). A Frechet distance is
 where rows are few, which is just where thin classes are; this is not.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,6 +93,43 @@ def kernel_distance(
     return KernelDistance(value, float(np.sqrt(variance)), len(x), len(y), kernel)
 
 
+@dataclass(frozen=True)
+class ClassKernel:
+    """A kernel distance taken class by class, and what each row has to do with it.
+
+    Attributes:
+        value: see `class_kernel_distance`.
+        shares: class -> weight of its distance in the value; they sum to 1.
+        real_labels: (N,) class of each real row.
+        fake_labels: (M,) class that each fake row is meant to show.
+        real_terms: (N,) how the distance within its class moves with each real row, to first order
+            (Hoeffding's projection); 0 in classes that are left out.
+        fake_terms: (M,) the same of the fake rows.
+    """
+
+    value: float
+    shares: Mapping[int, float]
+    real_labels: npt.NDArray[np.integer]
+    fake_labels: npt.NDArray[np.integer]
+    real_terms: _Array
+    fake_terms: _Array
+
+    def gap_error(self, other: "ClassKernel") -> float:
+        """Return the standard error of `self.value - other.value`, to first order.
+
+        Over draws of both sets, for two fake sets that were compared with the same real rows, and
+        whose rows are pairs: row j of both has the same class and began as the same noise. What
+        both have in common drops out of the difference.
+        """
+        real, fake = self.real_terms - other.real_terms, self.fake_terms - other.fake_terms
+        variance = 0.0
+        for label, share in self.shares.items():
+            for terms, labels in ((real, self.real_labels), (fake, self.fake_labels)):
+                own = terms[labels == label]
+                variance += share**2 * float(own.var(ddof=1)) / len(own)
+        return math.sqrt(variance)
+
+
 def class_kernel_distance(
     real: npt.NDArray[np.floating],
     real_labels: npt.NDArray[np.integer],
@@ -114,23 +152,44 @@ def class_kernel_distance(
     Raises:
         StageError: no class has 2 rows on both sides, or see `kernel_distance`.
     """
+    return class_kernel(real, real_labels, fake, fake_labels).value
+
+
+def class_kernel(
+    real: npt.NDArray[np.floating],
+    real_labels: npt.NDArray[np.integer],
+    fake: npt.NDArray[np.floating],
+    fake_labels: npt.NDArray[np.integer],
+) -> ClassKernel:
+    """Return `class_kernel_distance` with what compares two of them; see there."""
     require_comparable("class_kernel_distance", real, fake, 2)
     gram = _gram("polynomial", np.zeros((0, real.shape[1])))
-    total, weight = 0.0, 0
+    real_terms, fake_terms = np.zeros(len(real)), np.zeros(len(fake))
+    values: dict[int, float] = {}
     for label in np.unique(real_labels):
-        x = real[real_labels == label].astype(np.float64)
-        y = fake[fake_labels == label].astype(np.float64)
-        if min(len(x), len(y)) < 2:
+        ours, theirs = real_labels == label, fake_labels == label
+        n, m = int(ours.sum()), int(theirs.sum())
+        if min(n, m) < 2:
             continue
+        x, y = real[ours].astype(np.float64), fake[theirs].astype(np.float64)
         xx, yy, xy = gram(x, x), gram(y, y), gram(x, y)
-        n, m = len(x), len(y)
-        within = (xx.sum() - np.trace(xx)) / (n * (n - 1))
-        within += (yy.sum() - np.trace(yy)) / (m * (m - 1))
-        total += n * float(within - 2 * xy.mean())
-        weight += n
-    if not weight:
+        to_real = (xx.sum(axis=1) - np.diag(xx)) / (n - 1)  # (n,) the row itself not counted
+        to_fake = (yy.sum(axis=1) - np.diag(yy)) / (m - 1)  # (m,)
+        values[int(label)] = float(to_real.mean() + to_fake.mean() - 2 * xy.mean())
+        real_terms[ours] = 2 * (to_real - xy.mean(axis=1))
+        fake_terms[theirs] = 2 * (to_fake - xy.mean(axis=0))
+    if not values:
         raise StageError("class_kernel_distance: no class has 2 real and 2 fake rows")
-    return total / weight
+    counts = {label: int((real_labels == label).sum()) for label in values}
+    shares = {label: count / sum(counts.values()) for label, count in counts.items()}
+    return ClassKernel(
+        sum(shares[label] * value for label, value in values.items()),
+        shares,
+        real_labels,
+        fake_labels,
+        real_terms,
+        fake_terms,
+    )
 
 
 def require_comparable(

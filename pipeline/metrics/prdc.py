@@ -96,6 +96,47 @@ def prdc(real: npt.NDArray[np.floating], fake: npt.NDArray[np.floating], k: int 
     )
 
 
+def class_covered(
+    real: npt.NDArray[np.floating],
+    real_labels: npt.NDArray[np.integer],
+    fake: npt.NDArray[np.floating],
+    fake_labels: npt.NDArray[np.integer],
+    k: int,
+) -> npt.NDArray[np.float64]:
+    """Say for each real row whether its ball holds a fake row, class by class.
+
+    The ball reaches to the k-th nearest other row of its own class, and only fake rows that are
+    meant to show this class count: their mean is a coverage that sees wrong labels. A class of n
+    rows takes min(k, n - 1) neighbours.
+
+    Args:
+        real: (N, D) float.
+        real_labels: (N,) class of each real row.
+        fake: (M, D) float.
+        fake_labels: (M,) class that each fake row is meant to show.
+        k: neighbours that set a radius, >= 1.
+
+    Returns:
+        (N,) 1 where covered, 0 where not; NaN in classes of one real row or no fake one.
+
+    Raises:
+        StageError: see `prdc`.
+    """
+    if k < 1:
+        raise StageError(f"class_covered: k is {k}; it needs at least 1")
+    require_comparable("class_covered", real, fake, 1)
+    covered = np.full(len(real), np.nan)
+    for label in np.unique(real_labels):
+        ours, theirs = real_labels == label, fake_labels == label
+        if ours.sum() < 2 or not theirs.any():
+            continue
+        x, y = real[ours].astype(np.float64), fake[theirs].astype(np.float64)
+        radii = _radii(x, min(k, len(x) - 1))
+        nearest = np.concatenate([block.min(axis=1) for _, block in _distance_blocks(x, y)])
+        covered[ours] = nearest < radii
+    return covered
+
+
 def _radii(rows: _Array, k: int) -> _Array:
     """Measure the distance from each row to its k-th nearest other row, (N,)."""
     radii = np.empty(len(rows))

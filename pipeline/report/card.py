@@ -245,6 +245,7 @@ def _making(facts: CardFacts) -> str:
             )
             if key in settings
         ),
+        *([("Guidance that was found", made.guidance)] if made.guidance_reason else []),
         ("Rounds", made.rounds),
         ("Candidates", f"{made.candidates:,}"),
         ("Accepted", f"{made.accepted:,}"),
@@ -255,6 +256,11 @@ def _making(facts: CardFacts) -> str:
     text += "\nThresholds, fitted on real validation rows or set:\n\n"
     limits = [(f"`{name}`", f"`{value:.6g}`") for name, value in sorted(made.thresholds.items())]
     text += _table(("Threshold", "Value"), limits)
+    if made.search:
+        text += (
+            f"\nGuidance is the best of {len(made.search)} settings, by kernel distance and "
+            "coverage on validation rows.\n"
+        )
     if reasons:
         text += "\nWhat became of the candidates:\n\n"
         fates = [(f"`{name}`", f"{count:,}") for name, count in sorted(reasons.items())]
@@ -272,8 +278,15 @@ def _training(facts: CardFacts) -> str:
         "On the way, samples were compared with the training images. A network was kept only if at "
         f"most {limit:g} % of its samples were copies, or else the one that copied least. Of "
         f"the network that made these images, kept at step {training.kept_step:,}: {found}. "
-        f"How long the images last: {endurance}.\n"
+        f"How long the images last: {endurance}.\n{_student(facts)}"
     )
+
+
+def _student(facts: CardFacts) -> str:
+    student = facts.training.student
+    if student is None:
+        return ""
+    return f"\n{escape_markdown(student.sentence(facts.synthesis.generator_digest))}\n"
 
 
 def _base(pretraining: Pretraining) -> str:

@@ -94,8 +94,38 @@ class ClassAccount(_Record):
     reasons: dict[str, int]
 
 
+class TriedGuidance(_Record):
+    """A setting that the search for guidance tried.
+
+    Attributes:
+        guidance: in words.
+        evaluations: network evaluations an image.
+        images: samples that it drew.
+        kernel_distance: of these to the validation rows, low is good.
+        coverage: share of validation rows that they come near to, in [0, 1].
+        copy_share: share of them that are copies, in [0, 1].
+        round: the last that it took part in, counted from 1.
+        chosen: is it the one?
+    """
+
+    guidance: str
+    evaluations: int
+    images: int
+    kernel_distance: float
+    coverage: float
+    copy_share: float
+    round: int
+    chosen: bool
+
+
 class Synthesis(_Record):
-    """synthesize/summary.json."""
+    """synthesize/summary.json.
+
+    Attributes:
+        guidance: of the sampler, in words; None where the summary does not say.
+        guidance_reason: why, in words, where it was searched for.
+        search: what was tried, in order; empty where guidance was set.
+    """
 
     generator_digest: str
     rounds: int
@@ -105,6 +135,9 @@ class Synthesis(_Record):
     judge_validation_accuracy: float
     thresholds: dict[str, float]
     classes: list[ClassAccount]
+    guidance: str | None = None
+    guidance_reason: str | None = None
+    search: list[TriedGuidance] = []
 
 
 class Preparation(_Record):
@@ -132,6 +165,40 @@ class Pretraining(_Record):
     heldout_loss: float | None
 
 
+class StudentAccount(_Record):
+    """What train/summary.json says of a distilled network.
+
+    Attributes:
+        steps: network evaluations an image.
+        digest: of its folder.
+        accepted: may it stand in for its teacher?
+        reason: why, in words.
+    """
+
+    steps: int
+    digest: str
+    accepted: bool
+    reason: str
+
+    def sentence(self, generator_digest: str) -> str:
+        """Return what became of it, given the digest of what drew the images."""
+        subject = f"A student that samples in {self.steps} step{'' if self.steps == 1 else 's'}"
+        used = self.digest == generator_digest
+        if self.accepted:
+            fate = (
+                "was accepted and drew the images"
+                if used
+                else ("was accepted, but the network that it was distilled from drew the images")
+            )
+        else:
+            fate = (
+                "was refused and drew the images all the same, as synthesize.generator asked"
+                if used
+                else "was refused, so the network that it was distilled from drew the images"
+            )
+        return f"{subject} {fate}: {self.reason}."
+
+
 class Training(_Record):
     """train/summary.json."""
 
@@ -155,6 +222,8 @@ class Training(_Record):
     kernel_distance: float | None
     copies_from_step: int | None
     endurance: str
+    guide: str | None = None
+    student: StudentAccount | None = None
 
 
 class Assembly(_Record):

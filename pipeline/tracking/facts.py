@@ -156,10 +156,26 @@ def _log_train(folder: Path, tracker: Tracker) -> None:
                 f"train/kept_{name}": summary.get(name)
                 for name in ("copy_share", "kernel_distance", "loss_gap")
             },
+            **_student_numbers(summary.get("student")),
         },
     )
     _log_files(folder, tracker, ("checks.csv",))
     _log_last_sheet(folder, tracker)
+
+
+def _student_numbers(student: object) -> dict[str, object]:
+    if not isinstance(student, dict):
+        return {}
+    return {
+        "train/student_accepted": 1.0 if student.get("accepted") is True else 0.0,
+        # What its images bring to a classifier beyond its teacher's, on validation rows.
+        "train/student_gain_points": student.get("difference_points"),
+        "train/student_gain_error_points": student.get("standard_error_points"),
+        **{
+            f"train/student_{name}": student.get(name if name == "steps" else f"student_{name}")
+            for name in ("steps", "copy_share", "kernel_distance")
+        },
+    }
 
 
 def _log_last_sheet(folder: Path, tracker: Tracker) -> None:
@@ -184,8 +200,26 @@ def _log_synthesize(folder: Path, tracker: Tracker) -> None:
                 )
             },
             "synthesize/shortfall": sum(_number(c.get("shortfall")) or 0 for c in classes),
+            **{
+                f"synthesize/{name}": summary.get(name)
+                for name in ("guidance_weight", "guidance_low", "guidance_high")
+            },
+            **_chosen_guidance(_list(summary.get("search"))),
         },
     )
+    if isinstance(guidance := summary.get("guidance"), str):
+        tracker.tags({"guidance": guidance})
+    _log_files(folder, tracker, ("search.csv",))
+
+
+def _chosen_guidance(search: Sequence[Any]) -> dict[str, object]:
+    tried = [row for row in search if isinstance(row, dict)]
+    if not tried:
+        return {}
+    chosen: dict[str, Any] = next((row for row in tried if row.get("chosen") is True), {})
+    names = ("kernel_distance", "coverage", "evaluations")
+    numbers = {f"synthesize/guidance_{name}": chosen.get(name) for name in names}
+    return {"synthesize/guidance_tried": len(tried), **numbers}
 
 
 def _log_evaluate(folder: Path, tracker: Tracker) -> None:

@@ -26,7 +26,7 @@ def test_rungs_are_distinct_and_fall_to_the_clean_image(
     assert len(ladder) == rungs
     assert len(set(ladder.times)) == rungs
     assert list(ladder.times) == sorted(ladder.times, reverse=True)
-    assert 0 <= ladder.times[-1]
+    assert ladder.times[-1] >= 0
     assert ladder.times[0] < TIMESTEPS
     assert (ladder.signal[-1], ladder.noise[-1]) == (1.0, 0.0)
     assert math.isinf(ladder.log_ratio(rungs))

@@ -113,3 +113,15 @@ def test_the_card_says_what_the_generator_started_from(tmp_path: Path) -> None:
     assert "no baseline arm saw" not in same
     hostile = card("hostile", base="folder", source=HOSTILE[0], base_beyond=None)
     assert "<script" not in hostile[hostile.index("\n---\n", 4) :]
+
+
+def test_guidance_that_was_searched_for_is_told(tmp_path: Path) -> None:
+    card = data_card(facts(tmp_path, Fake(searched=True), 0.5))
+    assert "| Guidance that was found | `autoguidance 2` |" in card
+    assert "Guidance is the best of 3 settings, by kernel distance and coverage on" in card
+
+
+def test_guidance_that_was_set_is_told_as_set(tmp_path: Path) -> None:
+    card = data_card(facts(tmp_path, Fake(), 0.5))
+    assert "| Guidance | `1.5` |" in card
+    assert "that was found" not in card

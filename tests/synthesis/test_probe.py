@@ -11,7 +11,7 @@ from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.diffusion.unet import Preset, build_unet
 from pipeline.errors import StageError
-from pipeline.synthesis import probe as module
+from pipeline.synthesis import measures as module
 from pipeline.synthesis.probe import Probe
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def generator(monkeypatch):
     """Let a probe sample from a function labels -> (N, H, W, C) uint8 instead of a network."""
 
     def become(draw):
-        def sample(model, spec, labels, generators, settings, device):
+        def sample(model, spec, labels, generators, settings, device, weaker):
             assert (spec, settings, device) == (SPEC, SETTINGS, CPU)
             assert len(labels) == len(generators) <= 64
             return to_model(draw(labels.numpy()))
@@ -93,7 +93,7 @@ def test_the_same_call_gives_the_same_numbers_and_another_network_others():
 def test_the_noise_of_a_sample_does_not_depend_on_how_many_there_are(monkeypatch):
     drawn = []
 
-    def sample(model, spec, labels, generators, settings, device):
+    def sample(model, spec, labels, generators, settings, device, weaker):
         drawn.extend(torch.rand(1, generator=one).item() for one in generators)
         return torch.zeros(len(labels), 1, 8, 8)
 

@@ -214,3 +214,28 @@ def test_the_clock_keeps_the_seconds_of_a_failed_stage_too():
     with pytest.raises(RuntimeError), clock.stage("train"):
         raise RuntimeError
     assert clock.seconds["train"] >= 0
+
+
+def test_guidance_has_flat_names_and_the_search_its_table(artifacts, recording_tracker):
+    row = {"guidance": "autoguidance 2", "kernel_distance": 0.1, "coverage": 0.8, "evaluations": 40}
+    summary = {
+        "guidance": "autoguidance 2",
+        "guidance_weight": 2.0,
+        "guidance_low": 0.0,
+        "guidance_high": None,
+        "search": [{**row, "chosen": True}, {**row, "kernel_distance": 0.3, "chosen": False}],
+    }
+    finish(artifacts, "synthesize", {"summary.json": summary, "search.csv": "guidance\n"})
+    log_results(artifacts, recording_tracker, ("synthesize",), root=artifacts)
+    last = recording_tracker.last_metric
+    assert (last("synthesize/guidance_weight"), last("synthesize/guidance_low")) == (2, 0)
+    assert last("synthesize/guidance_tried") == 2
+    assert last("synthesize/guidance_kernel_distance") == 0.1
+    assert (last("synthesize/guidance_coverage"), last("synthesize/guidance_evaluations")) == (
+        0.8,
+        40,
+    )
+    told = {name for values, _ in recording_tracker.metrics_calls for name in values}
+    assert "synthesize/guidance_high" not in told
+    assert {"guidance": "autoguidance 2"} in recording_tracker.tags_calls
+    assert [name for _, name in recording_tracker.artifacts] == ["synthesize/search.csv"]
