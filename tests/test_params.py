@@ -314,6 +314,20 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path, overrides, messa
         load_params(path, overrides)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("synthesize.guidance=1",),
+        ("synthesize.guidance=auto",),  # tries what the generator has
+        ("synthesize.guide=weaker", "train.guide=earlier"),
+    ],
+)
+def test_without_a_null_class_there_are_other_guides(tmp_path, overrides):
+    path = tmp_path / "params.yaml"
+    path.write_text("train: {label_dropout: 0.0}\n")
+    assert load_params(path, overrides).train.label_dropout == 0
+
+
 def test_quotes_keep_a_number_a_text(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("seed: 0\n")

@@ -24,7 +24,14 @@ from pipeline.diffusion.fitting import (
     to_rows,
 )
 from pipeline.diffusion.guidance import Guidance
-from pipeline.diffusion.loop import Course, class_chances, train_generator
+from pipeline.diffusion.guides import (
+    drop_guide_state,
+    earlier_network,
+    earlier_step,
+    smaller_network,
+)
+from pipeline.diffusion.loop import Course, Outcome, Rows, class_chances, train_generator
+from pipeline.diffusion.objective import Objective
 from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.diffusion.starting import Fit, start_from
 from pipeline.diffusion.stopping import copying_starts, describe
@@ -37,7 +44,9 @@ from pipeline.folders import write_ids
 from pipeline.hashing import digest_lines
 from pipeline.params import TrainParams
 from pipeline.stages.contract import Inputs, Summary, stage
+from pipeline.synthesis.acceptance import StudentAccount
 from pipeline.synthesis.probe import Probe
+from pipeline.synthesis.students import make_student
 from pipeline.team import Team, join_team
 from pipeline.tracking.tracker import Tracker
 
@@ -75,6 +84,8 @@ class TrainSummary(Summary):
         kernel_distance: of samples to validation rows; None likewise.
         copies_from_step: step from which every check copies more than the limit; None: no such.
         endurance: how long the images last, in words.
+        guide: the weaker network of autoguidance, in words; None where none was asked for.
+        student: the distilled network, and whether it was accepted; None likewise.
     """
 
     steps: int
@@ -98,6 +109,8 @@ class TrainSummary(Summary):
     kernel_distance: float | None
     copies_from_step: int | None
     endurance: str
+    guide: str | None
+    student: StudentAccount | None
 
 
 @stage("train", TrainSummary, together=True)
@@ -137,6 +150,7 @@ def run(params: TrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> Tra
         zero_terminal_snr=params.zero_terminal_snr,
         training_rows_digest=digest_lines(training.ids),
         base_digest=base.digest if base else None,
+        null_class_trained=params.label_dropout > 0,
     )
     steps = params.steps or auto_steps(len(training), base is not None)
     tracker.note(
@@ -147,18 +161,21 @@ def run(params: TrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> Tra
     if base is not None and fit is not None:
         _tell_base(base, fit, params, tracker)
     labels = class_labels(len(info.classes), params.sheet_images_per_class)
+    objective = make_objective(
+        params,
+        precision,
+        len(info.classes),
+        params.label_dropout,
+        params.class_balance_weight,
+    )
+    rows, held = to_rows(training, device), to_rows(heldout, device)
+    chances = class_chances(torch.from_numpy(training.labels), params.class_balance_power)
     outcome = train_generator(
         model,
-        make_objective(
-            params,
-            precision,
-            len(info.classes),
-            params.label_dropout,
-            params.class_balance_weight,
-        ),
-        to_rows(training, device),
-        to_rows(heldout, device),
-        class_chances(torch.from_numpy(training.labels), params.class_balance_power),
+        objective,
+        rows,
+        held,
+        chances,
         params,
         Course(
             "train",
@@ -193,6 +210,10 @@ def run(params: TrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> Tra
             f"of the best one, above train.copy_limit = {params.copy_limit:g}; raise train.checks "
             "to look earlier, or start from a base (pretrain.base)"
         )
+    weaker, guide = None, None
+    if params.guide != "none" and team.leads:
+        weaker, guide = _weaker(params, outcome, objective, rows, held, chances, out, tracker)
+        tracker.note(f"train: guide: {guide}")
     network_out = outcome.model
     merge_adapters(network_out)
     forget_augmentation(network_out)
@@ -200,8 +221,25 @@ def run(params: TrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> Tra
     if base is not None and base.training_ids is not None:
         # What the base has seen, this generator has: a later run that starts from it is told.
         write_ids(out / "base_ids.txt", base.training_ids)
-    digest = save_generator(out / "generator", spec, network_out)
+    digest = save_generator(out / "generator", spec, network_out, weaker)
+    student = make_student(
+        params,
+        spec,
+        network_out,
+        digest,
+        rows,
+        chances,
+        training,
+        heldout,
+        steps,
+        precision,
+        out,
+        team,
+        tracker,
+    )
+    # Last, so that whatever is interrupted before goes on from there.
     drop_state(out)
+    drop_guide_state(out)
     return TrainSummary(
         steps=outcome.steps,
         most_steps=steps,
@@ -224,6 +262,8 @@ def run(params: TrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> Tra
         kernel_distance=_known(kept.quality),
         copies_from_step=copying_starts(outcome.checks, params.copy_limit),
         endurance=endurance,
+        guide=guide,
+        student=student,
     )
 
 
@@ -261,6 +301,34 @@ def _start(
         info.image_size_px, info.image_mode, len(info.classes), preset, params.seed, dropout
     )
     return model, network, None
+
+
+def _weaker(
+    params: TrainParams,
+    outcome: Outcome,
+    objective: Objective,
+    training: Rows,
+    heldout: Rows,
+    chances: torch.Tensor,
+    out: Path,
+    tracker: Tracker,
+) -> tuple[UNet2DModel | None, str]:
+    """Return the weaker network that `train.guide` asks for, and what it is, in words."""
+    kept = outcome.kept.step
+    if params.guide == "smaller":
+        model, steps = smaller_network(
+            outcome.model, objective, training, heldout, chances, params, kept, out, tracker
+        )
+        widths = ", ".join(str(width) for width in model.config["block_out_channels"])
+        return model, f"a network of widths {widths}, trained for {steps:,} steps"
+    step = earlier_step(outcome.checks, kept)
+    if step is None:
+        return None, (
+            f"none: no check lies before the kept step {kept:,}; raise train.checks, or set "
+            "train.guide to smaller"
+        )
+    model = earlier_network(outcome.model, out, step)
+    return model, f"this network after {step:,} of the {kept:,} steps that were kept"
 
 
 def _examiner(

@@ -45,6 +45,19 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Lineage:
+    """What the candidates of a shard were made from.
+
+    Attributes:
+        rows: (N,) parents among the training rows.
+        columns: parent_id, strength and mask of each, for the sample store.
+    """
+
+    rows: npt.NDArray[np.int64]
+    columns: dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
 class Editing:
     """The training rows that candidates are made from, and how.
 
@@ -89,6 +102,19 @@ class Editing:
             return Origin(row, 1.0, mask, name)
         box = _draw_box(self.images.shape[1], self.mask_share, self.mask == "border", chance)
         return Origin(row, 1.0, box, self.mask)
+
+    def lineage(self, seed: int, label: int, indices: Sequence[int]) -> Lineage:
+        """Return what some candidates of a class start from."""
+        origins = [self.origin(seed, label, index) for index in indices]
+        rows = np.asarray([origin.row for origin in origins], dtype=np.int64)
+        return Lineage(
+            rows,
+            {
+                "parent_id": [self.ids[row] for row in rows],
+                "strength": [origin.strength for origin in origins],
+                "mask": [origin.mask_name for origin in origins],
+            },
+        )
 
     @cached_property
     def _orders(self) -> dict[tuple[int, int], npt.NDArray[np.int64]]:

@@ -62,6 +62,7 @@ def test_a_generator_comes_back_as_it_was(saved):
         {"schedule": "linear", "zero_terminal_snr": True},
         {"base_digest": "ba5e", "training_rows_digest": ""},
         {"classes": ()},
+        {"null_class_trained": False},
     ],
 )
 def test_every_field_of_a_generator_comes_back_and_counts_in_its_digest(saved, tmp_path, changes):
@@ -71,6 +72,32 @@ def test_every_field_of_a_generator_comes_back_and_counts_in_its_digest(saved, t
     found = load_generator(tmp_path / "other", CPU).spec
     assert found == spec
     assert found.process == NoiseProcess(spec.schedule, spec.prediction, spec.zero_terminal_snr)
+
+
+def test_a_weaker_network_comes_back_and_counts_in_the_digest(saved, tmp_path):
+    folder, digest, model = saved
+    assert load_generator(folder, CPU).weaker is None
+    both = tmp_path / "both"
+    with_it = save_generator(both, SPEC, model, network(seed=1))
+    assert with_it != digest
+    found = load_generator(both, CPU)
+    assert found.digest == with_it
+    assert torch.equal(found.model.conv_in.weight, model.conv_in.weight)
+    assert torch.equal(found.weaker.conv_in.weight, network(seed=1).conv_in.weight)
+    assert not found.weaker.training
+    assert not any(weight.requires_grad for weight in found.weaker.parameters())
+    assert save_generator(both, SPEC, model, network(seed=2)) != with_it
+    # Written again without it, none is left.
+    assert save_generator(both, SPEC, model) == digest
+    assert load_generator(both, CPU).weaker is None
+
+
+def test_a_damaged_weaker_network_is_an_input_error(saved, tmp_path):
+    save_generator(tmp_path / "both", SPEC, saved[2], network(seed=1))
+    path = tmp_path / "both" / "guide" / WEIGHTS
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="not a readable generator"):
+        load_generator(tmp_path / "both", CPU)
 
 
 def test_the_digest_follows_the_weights(saved, tmp_path_factory):

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.errors import StageError
 from pipeline.metrics import kernel as module
-from pipeline.metrics.kernel import class_kernel_distance, kernel_distance
+from pipeline.metrics.kernel import class_kernel, class_kernel_distance, kernel_distance
 
 
 def polynomial(a, b):
@@ -226,3 +226,35 @@ def test_a_class_distance_without_a_class_of_two_is_refused():
     rows = np.zeros((2, 3))
     with pytest.raises(StageError, match="no class has 2 real and 2 fake rows"):
         class_kernel_distance(rows, np.array([0, 1]), rows, np.array([0, 1]))
+
+
+def test_the_gap_of_two_class_distances_has_the_spread_that_it_states():
+    # Two generators, paired: the same noise, the second one's images shifted.
+    def gap(seed):
+        random = np.random.default_rng(seed)
+        labels = np.repeat([0, 1], (25, 15))
+        real = random.normal(size=(40, 4)) + labels[:, None]
+        fake_labels = np.repeat([0, 1], (50, 30))
+        noise = random.normal(size=(80, 4)) + fake_labels[:, None]
+        one = class_kernel(real, labels, noise + 0.3, fake_labels)
+        other = class_kernel(real, labels, noise + 0.5, fake_labels)
+        assert one.gap_error(one) == 0
+        assert one.gap_error(other) == pytest.approx(other.gap_error(one))
+        return one.value - other.value, one.gap_error(other), other.value
+
+    gaps, errors, values = np.array([gap(seed) for seed in range(200)]).T
+    assert gaps.mean() < 0
+    assert np.sqrt((errors**2).mean()) == pytest.approx(gaps.std(), rel=0.15)
+    # What the two have in common drops out.
+    assert gaps.std() < values.std()
+
+
+def test_a_class_distance_says_what_it_is_made_of():
+    real, labels = classes((3, 2, 1), 0)
+    fake, fake_labels = classes((4, 4, 4), 1)
+    found = class_kernel(real, labels, fake, fake_labels)
+    assert found.shares == {0: 0.6, 1: 0.4}  # class 2 has one row
+    assert found.value == class_kernel_distance(real, labels, fake, fake_labels)
+    assert not found.real_terms[labels == 2].any()
+    assert not found.fake_terms[fake_labels == 2].any()
+    assert found.real_terms[labels == 0].all()

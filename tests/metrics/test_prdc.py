@@ -6,7 +6,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from pipeline.errors import StageError
 from pipeline.metrics import prdc as module
-from pipeline.metrics.prdc import prdc
+from pipeline.metrics.prdc import class_covered, prdc
 
 
 def four(found):
@@ -146,3 +146,34 @@ def test_bad_input_is_refused():
     with pytest.raises(StageError, match="prdc: real features hold values that are not finite"):
         prdc(np.full((6, 2), np.nan), rows)
     assert prdc(rows, rows).k == 5  # six rows are enough
+
+
+def test_rows_are_covered_by_samples_of_their_own_class_alone():
+    real, labels = column(0, 1, 2, 0, 1, 2), np.array([0, 0, 0, 1, 1, 1])
+    fake = column(0.5, 2.5)
+    # k = 1: every radius is 1.
+    found = class_covered(real, labels, fake, np.array([0, 1]), 1)
+    assert found.tolist() == [1, 1, 0, 0, 0, 1]
+    # More neighbours than a class has: all that there are.
+    assert class_covered(real, labels, fake, np.array([0, 1]), 9).tolist() == [1, 1, 1, 0, 0, 1]
+
+
+def test_with_one_class_it_is_the_coverage():
+    random = np.random.default_rng(0)
+    real, fake = random.normal(size=(60, 3)), random.normal(0.5, 1, size=(40, 3))
+    one = np.zeros(60, dtype=np.int64), np.zeros(40, dtype=np.int64)
+    for k in (1, 5):
+        assert class_covered(real, one[0], fake, one[1], k).mean() == prdc(real, fake, k).coverage
+
+
+def test_classes_that_cannot_tell_are_left_out():
+    found = class_covered(
+        column(0, 1, 5, 7, 8), np.array([0, 0, 1, 2, 2]), column(0.1, 5), np.array([0, 1]), 1
+    )
+    assert found[:2].tolist() == [1, 1]
+    assert np.isnan(found[2:]).all()
+
+
+def test_no_neighbour_is_refused():
+    with pytest.raises(StageError, match="class_covered: k is 0"):
+        class_covered(column(0, 1), np.zeros(2, int), column(0), np.zeros(1, int), 0)

@@ -352,3 +352,22 @@ def test_chromium_shows_the_page(tmp_path: Path, scheme: str) -> None:
             browser.close()
     assert complaints == []
     assert {url for url in asked if url != "data:image/png;base64"} == {path.as_uri()}
+
+
+def test_guidance_that_was_tried_is_shown_with_the_chosen_row(tmp_path: Path) -> None:
+    fake = Fake(searched=True, guide="this network after 62 of the 246 steps that were kept")
+    path = write_page(tmp_path, fake)
+    page, text = Page(path), " ".join(Page(path).text.split())
+    assert "by validation images, not by looks: autoguidance 2: kernel distance -0.012;" in text
+    assert "autoguidance 2chosen40256\u22120.01285.00.43" in text
+    assert "no guidance202560.21080.00.43" in text
+    assert "this network after 62 of the 246 steps" in text
+    rows = path.read_text().split("Guidance that was tried</h3>")[1].split("</table>")[0]
+    assert rows.count('<tr class="chosen">') == 1
+    assert "Table of guidance that was tried" in [one.get("aria-label") for one in page.all("div")]
+
+
+def test_without_a_search_the_page_does_not_speak_of_one(tmp_path: Path) -> None:
+    text = Page(write_page(tmp_path)).text
+    assert "was tried" not in text
+    assert "Weaker network" not in text

@@ -371,3 +371,110 @@ def test_another_schedule_than_the_base_had_is_told(root, spring, recording_trac
 def test_steps_follow_the_number_of_images_and_the_base():
     assert [train.auto_steps(n, False) for n in (10, 246, 10_000)] == [400, 615, 4000]
     assert [train.auto_steps(n, True) for n in (10, 246, 10_000)] == [200, 205, 1333]
+
+
+# The weaker network of autoguidance
+
+GUIDED = {"steps": 12, "checks": 6, "check_images": 0, "checkpoint_every_steps": 2}
+
+
+def guided(root, out, tracker=None, **changes):
+    return run_train(root, tracker, out=out, **{**GUIDED, **changes})
+
+
+@pytest.fixture(scope="module")
+def guides(tmp_path_factory):
+    """The same training with each guide."""
+    root = tmp_path_factory.mktemp("guides")
+    write_prepare(root / "prepare", parts())
+    run_pretrain(root)
+    kinds = ("none", "earlier", "smaller")
+    return {kind: (root / kind, guided(root, root / kind, guide=kind)) for kind in kinds}
+
+
+def test_a_guide_lies_in_the_generator_and_counts_in_its_digest(guides):
+    plain, _ = guides["none"]
+    device = torch.device("cpu")
+    generator = load_generator(plain / "generator", device)
+    assert (generator.weaker, guides["none"][1].guide) == (None, None)
+    assert generator.spec.null_class_trained
+    assert len({summary.generator_digest for _, summary in guides.values()}) == 3
+    for kind in ("earlier", "smaller"):
+        folder, summary = guides[kind]
+        found = load_generator(folder / "generator", device)
+        assert found.digest == summary.generator_digest
+        assert not found.weaker.training
+        # The network itself is the same with and without a guide.
+        assert (folder / WEIGHTS).read_bytes() == (plain / WEIGHTS).read_bytes()
+        names = {name for name in read_manifest(folder).files if name.startswith("g")}
+        assert names == {
+            f"generator/{inner}{file}"
+            for inner in ("", "guide/")
+            for file in ("config.json", WEIGHTS.rpartition("/")[2])
+        } | {"generator/generator.json"}
+        assert verify(folder).problems == []
+        assert import_run(folder).digest == import_run(plain).digest
+
+
+def test_the_earlier_guide_is_this_network_of_an_earlier_check(guides):
+    folder, summary = guides["earlier"]
+    found = load_generator(folder / "generator", torch.device("cpu"))
+    kept = summary.kept_step
+    assert kept > 2
+    step = min(range(2, kept, 2), key=lambda one: abs(one - kept / 4))
+    assert summary.guide == f"this network after {step} of the {kept} steps that were kept"
+    assert found.weaker.config["block_out_channels"] == found.model.config["block_out_channels"]
+    assert not torch.equal(found.weaker.conv_in.weight, found.model.conv_in.weight)
+
+
+def test_the_smaller_guide_is_narrower_where_it_can_be(root, recording_tracker):
+    summary = run_train(root, recording_tracker, **SHORT, guide="smaller", base_channels=32)
+    found = load_generator(root / "train" / "generator", torch.device("cpu"))
+    assert tuple(found.model.config["block_out_channels"]) == (32, 64)
+    assert tuple(found.weaker.config["block_out_channels"]) == (16, 32)
+    steps = max(1, round(summary.kept_step / 4))
+    assert summary.guide == f"a network of widths 16, 32, trained for {steps} steps"
+    assert f"train: guide: {summary.guide}" in recording_tracker.notes
+
+
+@pytest.mark.parametrize(("kind", "task", "done"), [
+    ("earlier", "train", 11), ("smaller", "train", 11), ("smaller", "guide", 2),
+])  # fmt: skip
+def test_a_killed_training_gives_the_same_generator_with_its_guide(
+    guides, tmp_path, kind, task, done
+):
+    class Killer(NullTracker):
+        def progress(self, current, reached, total, unit):
+            if (current, reached) == (task, done):
+                raise KeyboardInterrupt
+
+    folder, _ = guides[kind]
+    out = tmp_path / kind
+    with pytest.raises(KeyboardInterrupt):
+        guided(folder.parent, out, Killer(), guide=kind)
+    assert not out.exists()
+    guided(folder.parent, out, guide=kind)
+    assert read_manifest(out) == read_manifest(folder)
+
+
+def test_without_an_earlier_check_there_is_no_earlier_guide(root, recording_tracker):
+    summary = run_train(root, recording_tracker, steps=6, checks=1, check_images=0, guide="earlier")
+    assert summary.guide.startswith("none: no check lies before the kept step 6")
+    assert "raise train.checks" in recording_tracker.notes[-1]
+    assert load_generator(root / "train" / "generator", torch.device("cpu")).weaker is None
+
+
+def test_adapters_are_folded_into_the_guide_as_well(root, spring):
+    run_pretrain(root, base="run", path=str(spring))
+    run_train(root, **SHORT, trainable="lora", lora_rank=2, guide="earlier", ema_length=0.1)
+    found = load_generator(root / "train" / "generator", torch.device("cpu"))
+    if found.weaker is not None:  # kept at the last of two checks
+        own, other = found.model.state_dict(), found.weaker.state_dict()
+        assert own.keys() == other.keys()
+        assert torch.equal(own["conv_in.weight"], other["conv_in.weight"])
+
+
+def test_a_null_class_that_was_not_trained_is_told_to_samplers(root):
+    run_train(root, **SHORT, label_dropout=0.0)
+    spec = load_generator(root / "train" / "generator", torch.device("cpu")).spec
+    assert not spec.null_class_trained
