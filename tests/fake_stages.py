@@ -41,6 +41,8 @@ class Fake:
         copy_shares: of the checks, every 500 steps; None where it was not measured.
         guide: the weaker network, in words.
         searched: was guidance searched for?
+        student: was one distilled, and was it accepted?
+        student_draws: did it draw the images?
     """
 
     classes: Sequence[str] = DIGITS[:3]
@@ -59,6 +61,8 @@ class Fake:
     copy_shares: Sequence[float | None] = (0.0, 0.0, 0.004, 0.021, 0.055)
     guide: str | None = None
     searched: bool = False
+    student: bool | None = None
+    student_draws: bool = False
     params: Params = field(default_factory=Params)
 
 
@@ -229,6 +233,14 @@ def _write_train(folder: Path, fake: Fake, real: Samples) -> None:
         "endurance": f"with {len(trained):,} images, best at step 1,500"
         + (f", copies from step {copies_from:,}" if copies_from else ""),
         "guide": fake.guide,
+        "student": None
+        if fake.student is None
+        else {
+            "steps": 4,
+            "digest": GENERATOR if fake.student_draws else "5" * 64,
+            "accepted": fake.student,
+            "reason": "its images bring 2.00 points less",
+        },
     }
     write_json(folder / "summary.json", summary)
     finish(folder, fake.params)
@@ -300,6 +312,11 @@ def _write_synthesize(folder: Path, fake: Fake, real: Samples, source: _Digits) 
     candidates = sum(sum(reasons.values()) for reasons in account)
     summary = {
         "generator_digest": GENERATOR,
+        "generator": "teacher",
+        "mode": "generate",
+        "sampler": "dpmsolver++",
+        "sampler_steps": 20,
+        "guidance": "classifier-free guidance 1.5",
         "rounds": 2,
         "candidates": candidates,
         "accepted": sum(fake.accepted),

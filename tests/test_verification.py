@@ -197,3 +197,19 @@ def test_folders_that_are_not_ours(tmp_path):
         verify(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         verify(tmp_path / "absent")
+
+
+def test_rows_of_the_student_are_at_home_too(artifacts):
+    student = artifacts / "train" / "student"
+    student.mkdir()
+    (student / "config.json").write_text('{"student": 1}')
+    reseal(artifacts / "train")
+    made = samples(4, "train", 3, "synthetic", generator=digest_json(digest_folder(student)))
+    accepted = artifacts / "synthesize" / "accepted"
+    shutil.rmtree(accepted)
+    write_store(accepted, made, ("a", "b"), 8, "L")
+    problems = [one for one in verify(artifacts).problems if "another generator" in one]
+    assert problems == []
+    (student / "config.json").write_text('{"student": 2}')
+    problems = [one for one in verify(artifacts).problems if "another generator" in one]
+    assert len(problems) == 1

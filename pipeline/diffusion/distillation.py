@@ -25,7 +25,7 @@ See = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 _SPACING: Spacing = "quadratic"  # every second rung of it is the same spacing again
 _FIRST_RUNGS = {"progressive": 32, "consistency": 8}  # of the ladder that is begun with
-_STRIDES = {"progressive": 2, "consistency": 1}  # rungs of it that a student's step passes
+_LEAST_STEPS = 50  # of a phase: after half as many as 100, a student was clearly worse
 _HUBER = 0.00054  # c over the square root of the dimensions, Song and Dhariwal 2023, section 3.3
 
 
@@ -105,17 +105,17 @@ def make_plan(
         phase_steps: optimiser steps of each phase; None: by `train_steps`.
         train_steps: most optimiser steps of the teacher's own training.
     """
-    rungs, stride = _FIRST_RUNGS[method], _STRIDES[method]
+    rungs = _FIRST_RUNGS[method]
     if method == "consistency":
         ladder = make_ladder(process, rungs, _SPACING)
-        phases = [Phase(ladder, stride, guidance)]
+        phases = [Phase(ladder, 1, guidance)]
         times = ladder.times[:: rungs // steps]
     else:
         phases = []
         while rungs > steps:
             folded = bool(phases)
             own = 1.0 if folded else guidance
-            phases.append(Phase(make_ladder(process, rungs, _SPACING), stride, own))
+            phases.append(Phase(make_ladder(process, rungs, _SPACING), 2, own))
             rungs //= 2
         times = phases[-1].ladder.times[::2]
     return Plan(
@@ -134,7 +134,7 @@ def auto_phase_steps(phases: list[Phase], method: DistillMethod, train_steps: in
     # more of the student for the target of consistency.
     own = 3 + (method == "consistency")
     cost = sum(own + phase.evaluations for phase in phases)
-    return max(20, round(3 * train_steps / cost))
+    return max(_LEAST_STEPS, round(3 * train_steps / cost))
 
 
 def noisy_at(
@@ -176,9 +176,9 @@ def progressive_target(
 
 
 def consistency_target(
-    ladder: Ladder, see: See, student: See, x: torch.Tensor, rungs: torch.Tensor, stride: int
+    ladder: Ladder, see: See, student: See, x: torch.Tensor, rungs: torch.Tensor
 ) -> torch.Tensor:
-    """Return what the student sees on its next rung, where DDIM steps of the teacher lead.
+    """Return what the student sees one rung lower, where a DDIM step of its teacher leads.
 
     Song et al. 2023, equation 7. Below the last rung lies a clean image, which the student sees as
     it is: the boundary condition.
@@ -189,14 +189,11 @@ def consistency_target(
         student: the student as it is now, without gradient.
         x: (N, C, H, W).
         rungs: (N,).
-        stride: rungs between two of the student's.
     """
-    for _ in range(stride):
-        x = step_down(ladder, x, see(x, rungs), rungs)
-        rungs = rungs + 1
-    last = rungs == len(ladder)
-    seen = student(x, rungs.clamp(max=len(ladder) - 1))
-    return torch.where(last[:, None, None, None].to(x.device), x, seen)
+    below = step_down(ladder, x, see(x, rungs), rungs)
+    last = rungs + 1 == len(ladder)
+    seen = student(below, (rungs + 1).clamp(max=len(ladder) - 1))
+    return torch.where(last[:, None, None, None].to(x.device), below, seen)
 
 
 def progressive_loss(

@@ -194,7 +194,7 @@ class _Run:
             target = progressive_target(ladder, see, x, rungs)
             return progressive_loss(ladder, clean, target, rungs)
         now = _teacher_sees(self.learning, self.process, ladder, labels, self.null_class, 1.0)
-        target = consistency_target(ladder, see, now, x, rungs, lesson.stride)
+        target = consistency_target(ladder, see, now, x, rungs)
         return consistency_loss(clean, target)
 
     def _student_sees(self, ladder: Ladder, labels: torch.Tensor) -> See:

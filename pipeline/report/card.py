@@ -208,6 +208,14 @@ def _weights(facts: CardFacts) -> str:
     )
 
 
+_MODES = {
+    "generate": "noise",
+    "edit": "training images of the class",
+    "cross_class": "training images of other classes",
+    "inpaint": "training images of the class, with a part drawn anew",
+}
+
+
 def _columns(facts: CardFacts) -> str:
     lines = [
         "- `image`, `label`: PNG and class index",
@@ -218,8 +226,10 @@ def _columns(facts: CardFacts) -> str:
     ]
     if facts.share is not None:
         lines += [
-            "- lineage of synthetic rows, null in real ones: `generator`, `index`, `seed`, "
-            "`sampler`, `sampler_steps`, `guidance`, `round`",
+            "- lineage of synthetic rows, null in real ones: `generator`, `mode`, `index`, `seed`, "
+            "`sampler`, `sampler_steps`, `sampler_spacing`, `sampler_eta`, `guidance`, "
+            "`guidance_low`, `guidance_high`, `guide`, `precision`, `round`; of edited ones also "
+            "`parent_id`, `strength`, `mask`, `parent_distance`",
             "- scores of synthetic rows, null in real ones: `predicted`, `confidence`, `margin`, "
             "`nearest_id`, `pixel_distance`, `pixel_ratio`, `feature_nearest_id`, "
             "`feature_distance`, `reason`",
@@ -235,17 +245,11 @@ def _making(facts: CardFacts) -> str:
             reasons[reason] = reasons.get(reason, 0) + count
     pairs: list[tuple[str, Any]] = [
         ("Generator digest", made.generator_digest),
-        *(
-            (title, settings[key])
-            for title, key in (
-                ("Sampler", "sampler"),
-                ("Sampler steps", "sampler_steps"),
-                ("Guidance", "guidance"),
-                ("Root seed", "seed"),
-            )
-            if key in settings
-        ),
-        *([("Guidance that was found", made.guidance)] if made.guidance_reason else []),
+        ("Network", made.generator),
+        ("Drawn from", _MODES.get(made.mode, made.mode)),
+        ("Sampler", f"{made.sampler}, {made.sampler_steps} steps"),
+        ("Guidance", made.guidance + (", found by search" if made.guidance_reason else "")),
+        *([("Root seed", settings["seed"])] if "seed" in settings else []),
         ("Rounds", made.rounds),
         ("Candidates", f"{made.candidates:,}"),
         ("Accepted", f"{made.accepted:,}"),

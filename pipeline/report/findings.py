@@ -122,7 +122,11 @@ class Synthesis(_Record):
     """synthesize/summary.json.
 
     Attributes:
-        guidance: of the sampler, in words; None where the summary does not say.
+        generator: teacher or student.
+        mode: what the images were drawn from.
+        sampler: by name.
+        sampler_steps: network evaluations an image, guidance not counted.
+        guidance: of the sampler, in words.
         guidance_reason: why, in words, where it was searched for.
         search: what was tried, in order; empty where guidance was set.
     """
@@ -135,7 +139,11 @@ class Synthesis(_Record):
     judge_validation_accuracy: float
     thresholds: dict[str, float]
     classes: list[ClassAccount]
-    guidance: str | None = None
+    generator: str
+    mode: str
+    sampler: str
+    sampler_steps: int
+    guidance: str
     guidance_reason: str | None = None
     search: list[TriedGuidance] = []
 

@@ -71,7 +71,9 @@ class SynthesizeSummary(Summary):
         generator_digest: of the network that drew the images.
         generator: teacher or student.
         mode: what the images were drawn from.
-        guidance: in words.
+        sampler: by name.
+        sampler_steps: network evaluations an image, guidance not counted.
+        guidance: in words; a student has some within beside it.
         guidance_weight: w; 1 is none.
         guidance_low: it acts above this sigma,
         guidance_high: and up to this one; None is no end.
@@ -89,6 +91,8 @@ class SynthesizeSummary(Summary):
     generator_digest: str
     generator: Literal["teacher", "student"]
     mode: Mode
+    sampler: str
+    sampler_steps: int
     guidance: str
     guidance_weight: float
     guidance_low: float
@@ -319,6 +323,8 @@ def _summarise(
         generator_digest=source.digest,
         generator=source.name,
         mode=params.mode,
+        sampler=source.settings.sampler,
+        sampler_steps=source.settings.steps,
         guidance=guidance.describe(),
         guidance_weight=guidance.weight,
         guidance_low=guidance.low,

@@ -69,7 +69,7 @@ def test_the_card_tells_the_verdict_and_how_images_were_made(tmp_path: Path) -> 
     assert "| digit 0 | 5 | 1 | 0 | 6 |" in card  # 6 training rows, one of them synthetic
     assert "| **All** | **11** | **1** | **0** | **12** |" in card
     assert "| `disagrees` | 1 |" in card
-    assert "| Guidance | `1.5` |" in card
+    assert "| Guidance | `classifier-free guidance 1.5` |" in card
     assert "50 % of the draws are synthetic" in card
     assert "WeightedRandomSampler" in card
     assert "Never test on synthetic rows" in card
@@ -117,11 +117,17 @@ def test_the_card_says_what_the_generator_started_from(tmp_path: Path) -> None:
 
 def test_guidance_that_was_searched_for_is_told(tmp_path: Path) -> None:
     card = data_card(facts(tmp_path, Fake(searched=True), 0.5))
-    assert "| Guidance that was found | `autoguidance 2` |" in card
+    assert "| Guidance | `autoguidance 2, found by search` |" in card
     assert "Guidance is the best of 3 settings, by kernel distance and coverage on" in card
 
 
 def test_guidance_that_was_set_is_told_as_set(tmp_path: Path) -> None:
     card = data_card(facts(tmp_path, Fake(), 0.5))
-    assert "| Guidance | `1.5` |" in card
-    assert "that was found" not in card
+    assert "| Guidance | `classifier-free guidance 1.5` |" in card
+    assert "found by search" not in card
+
+
+def test_a_refused_student_is_told(tmp_path: Path) -> None:
+    card = data_card(facts(tmp_path, Fake(student=False), 0.5))
+    assert "A student that samples in 4 steps was refused, so the network" in card
+    assert "A student" not in data_card(facts(tmp_path / "none", Fake(), 0.5))

@@ -371,3 +371,29 @@ def test_without_a_search_the_page_does_not_speak_of_one(tmp_path: Path) -> None
     text = Page(write_page(tmp_path)).text
     assert "was tried" not in text
     assert "Weaker network" not in text
+
+
+@pytest.mark.parametrize(
+    ("accepted", "draws", "sentence"),
+    [
+        (True, True, "was accepted and drew the images"),
+        (True, False, "was accepted, but the network that it was distilled from drew the images"),
+        (False, False, "was refused, so the network that it was distilled from drew the images"),
+        (
+            False,
+            True,
+            "was refused and drew the images all the same, as synthesize.generator asked",
+        ),
+    ],
+)
+def test_the_page_and_the_record_say_what_became_of_a_student(
+    tmp_path: Path, accepted: bool, draws: bool, sentence: str
+) -> None:
+    fake = Fake(student=accepted, student_draws=draws)
+    text = " ".join(Page(write_page(tmp_path, fake)).text.split())
+    whole = f"A student that samples in 4 steps {sentence}: its images bring 2.00 points less."
+    assert whole in text
+
+
+def test_without_a_student_the_page_does_not_speak_of_one(tmp_path: Path) -> None:
+    assert "A student" not in Page(write_page(tmp_path)).text

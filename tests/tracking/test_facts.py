@@ -239,3 +239,25 @@ def test_guidance_has_flat_names_and_the_search_its_table(artifacts, recording_t
     assert "synthesize/guidance_high" not in told
     assert {"guidance": "autoguidance 2"} in recording_tracker.tags_calls
     assert [name for _, name in recording_tracker.artifacts] == ["synthesize/search.csv"]
+
+
+def test_a_student_has_flat_names(artifacts, recording_tracker):
+    student = {
+        "accepted": False,
+        "steps": 4,
+        "difference_points": -2.5,
+        "standard_error_points": 0.5,
+        "student_copy_share": 0.01,
+        "student_kernel_distance": None,
+        "reason": "worse",
+    }
+    finish(artifacts, "train", {"summary.json": {"student": student}})
+    log_results(artifacts, recording_tracker, ("train",), root=artifacts)
+    told = {k: v for values, _ in recording_tracker.metrics_calls for k, v in values.items()}
+    assert {k: v for k, v in told.items() if "student" in k} == {
+        "train/student_accepted": 0,
+        "train/student_gain_points": -2.5,
+        "train/student_gain_error_points": 0.5,
+        "train/student_steps": 4,
+        "train/student_copy_share": 0.01,
+    }
