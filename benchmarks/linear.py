@@ -24,7 +24,8 @@ import typer
 
 from pipeline.curation.scores import Scorer
 from pipeline.curation.selection import Thresholds
-from pipeline.data.store import StoreWriter, make_samples
+from pipeline.data.store import make_samples
+from pipeline.data.store_writer import StoreWriter
 from pipeline.device import torch_threads, usable_cores
 from pipeline.diffusion.checkpoints import GeneratorSpec, save_generator
 from pipeline.diffusion.guidance import Guidance

@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_digits
 
-from pipeline.data.store import Samples, concatenate, make_samples, write_store
+from pipeline.data.store import (
+    Samples,
+    concatenate,
+    make_samples,
+)
+from pipeline.data.store_writer import write_store
 from pipeline.folders import read_manifest, write_bytes, write_json, write_manifest
 from pipeline.hashing import digest_json
 from pipeline.params import Params

@@ -7,7 +7,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data.store import concatenate, make_samples, write_store
+from pipeline.data.store import (
+    concatenate,
+    make_samples,
+)
+from pipeline.data.store_writer import write_store
 from pipeline.errors import InputError
 from pipeline.folders import MANIFEST, Manifest, made_from, read_manifest, write_manifest
 from pipeline.hashing import digest_folder, digest_json

@@ -2,7 +2,13 @@
 
 import numpy as np
 
-from pipeline.data.store import UNLABELLED, concatenate, make_samples, read_samples, write_store
+from pipeline.data.store import (
+    UNLABELLED,
+    concatenate,
+    make_samples,
+    read_samples,
+)
+from pipeline.data.store_writer import write_store
 from pipeline.folders import write_manifest
 from pipeline.params import PretrainParams, TrainParams
 from pipeline.stages import pretrain, train

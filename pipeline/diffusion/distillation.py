@@ -25,7 +25,7 @@ See = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 _SPACING: Spacing = "quadratic"  # every second rung of it is the same spacing again
 _FIRST_RUNGS = {"progressive": 32, "consistency": 8}  # of the ladder that is begun with
-_LEAST_STEPS = 50  # of a phase: after half as many as 100, a student was clearly worse
+_LEAST_STEPS = 50  # of a phase: the fewest that were tried (docs/log.md)
 _HUBER = 0.00054  # c over the square root of the dimensions, Song and Dhariwal 2023, section 3.3
 
 

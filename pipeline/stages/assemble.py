@@ -20,8 +20,8 @@ from pipeline.data.store import (
     read_info,
     read_samples,
     rows_digest,
-    write_store,
 )
+from pipeline.data.store_writer import write_store
 from pipeline.errors import StageError
 from pipeline.folders import write_bytes
 from pipeline.params import AssembleParams

@@ -23,8 +23,8 @@ from pipeline.data.store import (
     concatenate,
     make_samples,
     rows_digest,
-    write_store,
 )
+from pipeline.data.store_writer import write_store
 from pipeline.device import usable_cores
 from pipeline.errors import InputError
 from pipeline.folders import write_bytes, write_ids

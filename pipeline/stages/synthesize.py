@@ -21,11 +21,11 @@ from pipeline.data.images import Images
 from pipeline.data.store import (
     Samples,
     StoreInfo,
-    StoreWriter,
     read_ids,
     read_info,
     read_samples,
 )
+from pipeline.data.store_writer import StoreWriter
 from pipeline.device import Precision, pick_device, pick_precision, usable_cores
 from pipeline.diffusion.checkpoints import Generator, load_generator
 from pipeline.diffusion.sampling import SamplerSettings

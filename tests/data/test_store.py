@@ -11,7 +11,6 @@ from pipeline.data.images import ImageMode
 from pipeline.data.store import (
     UNLABELLED,
     Samples,
-    StoreWriter,
     concatenate,
     iterate_tables,
     make_samples,
@@ -19,8 +18,8 @@ from pipeline.data.store import (
     read_samples,
     rows_digest,
     without_held_out_repeats,
-    write_store,
 )
+from pipeline.data.store_writer import StoreWriter, write_store
 from pipeline.errors import InputError, StageError
 
 

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from fake_stages import Fake, finish, write_stages
 
-from pipeline.data.store import make_samples, read_samples, write_store
+from pipeline.data.store import (
+    make_samples,
+    read_samples,
+)
+from pipeline.data.store_writer import write_store
 from pipeline.errors import StageError
 from pipeline.folders import read_manifest, write_json
 from pipeline.params import AssembleParams, Params

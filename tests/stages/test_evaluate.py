@@ -14,7 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.datasets import load_digits
 
-from pipeline.data.store import Samples, concatenate, make_samples, write_store
+from pipeline.data.store import (
+    Samples,
+    concatenate,
+    make_samples,
+)
+from pipeline.data.store_writer import write_store
 from pipeline.downstream import training
 from pipeline.errors import InputError, StageError
 from pipeline.folders import WORK, read_manifest, write_manifest

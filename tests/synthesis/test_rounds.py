@@ -6,7 +6,11 @@ import pytest
 from support import make_scores
 
 from pipeline.curation.selection import Thresholds
-from pipeline.data.store import StoreWriter, concatenate, read_samples
+from pipeline.data.store import (
+    concatenate,
+    read_samples,
+)
+from pipeline.data.store_writer import StoreWriter
 from pipeline.synthesis.plan import wanted_images
 from pipeline.synthesis.rounds import fill_plan
 
