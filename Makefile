@@ -30,7 +30,7 @@ demo: $(READY) ## run the whole flow on real handwritten digits, and print the v
 	$(BIN)/python -m flows.augment
 
 test: $(READY) ## unit tests and both drivers end to end
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 check: $(READY) ## lint, format, types, import contracts
 	$(BIN)/ruff check .
