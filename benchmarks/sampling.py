@@ -39,13 +39,13 @@ from sampler_steps import open_measures, train_digits
 from pipeline.data.images import Images, from_model
 from pipeline.data.store import read_info
 from pipeline.device import torch_threads, usable_cores
-from pipeline.diffusion.checkpoints import GeneratorSpec, load_generator
+from pipeline.diffusion.checkpoints import GeneratorSpec, load_generator, read_student
 from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.synthesis.executors import ThreadExecutor, in_order
 from pipeline.synthesis.jobs import ShardJob
 from pipeline.synthesis.measures import Labels, Measures
-from pipeline.synthesis.settings import open_student
+from pipeline.synthesis.settings import student_settings
 from pipeline.synthesis.shards import Shard
 
 CPU = torch.device("cpu")
@@ -99,11 +99,14 @@ def compare(folder: Path, scratch: Path, per_class: int) -> dict[str, Any]:
     generator = load_generator(folder / "train" / "generator", CPU)
     spec, model = generator.spec, generator.model
     labels = np.arange(len(info.classes)).repeat(per_class)
-    student_folder, student = open_student(folder / "train", "float32")
+    student_folder = folder / "train" / "student"
+    student = student_settings(read_student(student_folder), "float32")
     measures, _ = open_measures(folder)
 
     def ours(name: str, generator: Path, settings: SamplerSettings) -> Found:
-        job = ShardJob(generator, settings, 0, "cpu")
+        job = ShardJob(
+            generator, settings, 0, "cpu", workers=usable_cores(), shard_images=per_class
+        )
         return run_ours(job, scratch / name, len(info.classes), per_class)
 
     found: dict[str, Found] = {"student": ours("student", student_folder, student)}
@@ -113,7 +116,7 @@ def compare(folder: Path, scratch: Path, per_class: int) -> dict[str, Any]:
     found["ddpm1000"] = repeat(lambda: diffusers_loop(model, spec, "ddpm", 1000, labels), 1)
     found["ddp1000"] = repeat(lambda: ddp_loop(model, spec, 1000, labels), 1)
     # Once more at the end: the machine may have changed its mind in between.
-    found["student"].rates += ours("student", student_folder, student).rates
+    found["student"].rates += ours("student, again", student_folder, student).rates
     for one in found.values():
         one.kernel_distance = distance(measures, one.images, labels)
     student_rate = found["student"].rate

@@ -267,7 +267,10 @@ class TrainParams(GeneratorParams):
     )
     distill_steps: Literal[1, 2, 4, 8] = Field(4, description="network evaluations of the student")
     distill_phase_steps: int | None = Field(
-        None, ge=1, le=10_000_000, description="optimiser steps of one phase; null = by train.steps"
+        None,
+        ge=1,
+        le=10_000_000,
+        description="optimiser steps of one phase; null = as much work in all as training",
     )
     distill_guidance: float = Field(
         1.5, ge=0.0, le=20.0, description="guidance that the student has within; 1 = none"

@@ -24,7 +24,8 @@ from pipeline.diffusion.solvers import SamplerName
 See = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 _SPACING: Spacing = "quadratic"  # every second rung of it is the same spacing again
-_FIRST_RUNGS = {"progressive": 32, "consistency": 8}  # of the ladder that is begun with
+# Of the ladder that is begun with. More make a longer way for the student at the same cost.
+_FIRST_RUNGS = {"progressive": 16, "consistency": 8}
 _LEAST_STEPS = 50  # of a phase: the fewest that were tried (docs/log.md)
 _HUBER = 0.00054  # c over the square root of the dimensions, Song and Dhariwal 2023, section 3.3
 

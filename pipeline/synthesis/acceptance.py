@@ -216,7 +216,7 @@ def decide(
     if mean is None or error is None:
         return False, "there are no validation images to compare it with its teacher by"
     measured = (
-        f"with its images classifiers have {mean:+.2f} points of balanced accuracy on validation "
+        f"with its images classifiers have {mean:+z.2f} points of balanced accuracy on validation "
         f"against its teacher's (standard error {error:.2f}, {params.distill_seeds} seeds; "
         f"a loss of {margin:g} is allowed)"
     )

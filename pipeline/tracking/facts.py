@@ -175,6 +175,8 @@ def _student_numbers(student: object) -> dict[str, object]:
             f"train/student_{name}": student.get(name if name == "steps" else f"student_{name}")
             for name in ("steps", "copy_share", "kernel_distance")
         },
+        # Of the same comparison: `kept_kernel_distance` is of samples without guidance.
+        "train/teacher_kernel_distance": student.get("teacher_kernel_distance"),
     }
 
 

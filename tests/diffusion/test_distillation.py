@@ -230,7 +230,7 @@ def learn(folder, tracker=None, method="progressive", model=None, plan=None, dig
     values = {"checkpoint_every_steps": 4, "batch_images": 8, **changes}
     params = train_params(distill=method, **values)
     model = model or build_unet(8, "L", 2, Preset(8, 1), 0)
-    plan = plan or make_plan(method, SPEC.process, 8, 1.5, 6, 600)
+    plan = plan or make_plan(method, SPEC.process, 4, 1.5, 6, 600)
     beats = []
     student = teach(
         model,
@@ -321,7 +321,7 @@ def test_a_student_of_four_steps_goes_where_many_steps_of_its_teacher_go(tmp_pat
         optimiser.step()
         optimiser.zero_grad()
     model.eval().requires_grad_(False)
-    plan = make_plan("progressive", SPEC.process, 4, 1.5, 40, 150)
+    plan = make_plan("progressive", SPEC.process, 4, 1.5, 60, 150)
     chances = class_chances(rows.labels, 0.5)
     student = teach(
         model, "d", SPEC, rows, chances, plan, params, "float32", tmp_path, NullTracker(),

@@ -20,7 +20,7 @@ SHORT = {"steps": 6, "checks": 2, "check_images": 0}
 DISTILLED = {
     **SHORT,
     "distill": "progressive",
-    "distill_steps": 8,
+    "distill_steps": 4,
     "distill_phase_steps": 5,
     "distill_seeds": 2,
     "distill_margin_points": 100.0,
@@ -63,10 +63,10 @@ def test_a_student_is_distilled_compared_and_kept(root, recording_tracker):
     student = load_student(folder / "student", torch.device("cpu"))
     assert student.generator.digest == account.digest
     assert student.spec.teacher_digest == summary.generator_digest
-    assert (student.spec.sampler, len(student.spec.times)) == ("ddim", 8)
-    assert (student.spec.phase_rungs, student.spec.phase_steps) == ((32, 16), 5)
+    assert (student.spec.sampler, len(student.spec.times)) == ("ddim", 4)
+    assert (student.spec.phase_rungs, student.spec.phase_steps) == ((16, 8), 5)
     assert account.accepted
-    assert (account.method, account.steps, account.guidance) == ("progressive", 8, 1.5)
+    assert (account.method, account.steps, account.guidance) == ("progressive", 4, 1.5)
     assert (account.validation_images, account.images_per_class) == (12, 12)
     assert len(account.student_accuracy) == len(account.teacher_accuracy) == 2
     choice = choose_generator(SynthesizeParams(), folder, "float32")
@@ -74,7 +74,7 @@ def test_a_student_is_distilled_compared_and_kept(root, recording_tracker):
     assert choice.settings.times == student.spec.times
     notes = "\n".join(recording_tracker.notes)
     assert (
-        "distils a student of 8 sampling steps (progressive, guidance 1.5 within) in 2 ph" in notes
+        "distils a student of 4 sampling steps (progressive, guidance 1.5 within) in 2 ph" in notes
     )
     assert "train: the student is accepted: with its images classifiers have" in notes
     assert ("distil", 10, 10, "steps") in recording_tracker.progress_calls

@@ -74,7 +74,7 @@ def test_the_leader_speaks_up_at_every_checkpoint_and_once_at_the_end(
     monkeypatch.setattr(module, "examine_student", examine)
     said = []
     account = make(
-        heard(0, said), tmp_path, recording_tracker, distill="progressive", distill_steps=8
+        heard(0, said), tmp_path, recording_tracker, distill="progressive", distill_steps=4
     )
     assert account.reason == "good"
     assert said == [True] * 7 + [False]  # three a phase, and one of the comparison

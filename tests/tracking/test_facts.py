@@ -249,12 +249,14 @@ def test_a_student_has_flat_names(artifacts, recording_tracker):
         "standard_error_points": 0.5,
         "student_copy_share": 0.01,
         "student_kernel_distance": None,
+        "teacher_kernel_distance": 0.25,
         "reason": "worse",
     }
     finish(artifacts, "train", {"summary.json": {"student": student}})
     log_results(artifacts, recording_tracker, ("train",), root=artifacts)
     told = {k: v for values, _ in recording_tracker.metrics_calls for k, v in values.items()}
-    assert {k: v for k, v in told.items() if "student" in k} == {
+    assert {k: v for k, v in told.items() if "student" in k or "teacher" in k} == {
+        "train/teacher_kernel_distance": 0.25,
         "train/student_accepted": 0,
         "train/student_gain_points": -2.5,
         "train/student_gain_error_points": 0.5,
