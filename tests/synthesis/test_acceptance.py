@@ -22,6 +22,7 @@ from pipeline.tracking.tracker import NullTracker
 CPU = torch.device("cpu")
 SPEC = GeneratorSpec(("rows", "columns"), 8, "L", "cosine", "velocity", False, "", None)
 TAUGHT = StudentSpec("progressive", "ddim", (999, 249), 1.5, (8, 4), 10, "d")
+NEAR = (0.2, 0.2)  # kernel distances of a student that is as good as its teacher
 TRAINING, VALIDATION = stripes([20, 4], "train", 0), stripes([10, 10], "validation", 1)
 
 
@@ -157,10 +158,26 @@ def test_classifiers_are_handed_no_test_row(compare, monkeypatch):
 def test_the_rule(mean, accepted):
     params = train_params(distill_margin_points=1.0, copy_limit=0.01)
     error = None if mean is None else 0.3
-    assert decide(mean, error, 0.0, 0.0, params)[0] == accepted
-    assert decide(mean, error, 0.01, 0.0, params)[0] == accepted  # at the limit
-    assert decide(mean, error, 0.5, 0.02, params)[0] == accepted  # its teacher copies too
-    assert not decide(mean, error, 0.02, 0.01, params)[0]
+    assert decide(mean, error, 0.0, 0.0, NEAR, params)[0] == accepted
+    assert decide(mean, error, 0.01, 0.0, NEAR, params)[0] == accepted  # at the limit
+    assert decide(mean, error, 0.5, 0.02, NEAR, params)[0] == accepted  # its teacher copies too
+    assert not decide(mean, error, 0.02, 0.01, NEAR, params)[0]
+
+
+@pytest.mark.parametrize(
+    ("distances", "accepted"),
+    [
+        ((0.4, 0.2), True),
+        ((0.41, 0.2), False),
+        ((0.09, 0.01), True),  # near nought a ratio says nothing
+        ((0.11, -0.01), False),
+        ((None, 0.2), True),
+    ],
+)
+def test_images_that_only_easy_classes_forgive_are_refused(distances, accepted):
+    decision, reason = decide(0.0, 0.3, 0.0, 0.0, distances, train_params())
+    assert decision == accepted
+    assert ("more than 2 times its teacher's" in reason) != accepted
 
 
 def test_a_difference_is_paired_by_seed():
