@@ -13,7 +13,6 @@ from pipeline.diffusion.ladders import Ladder, Spacing, ladder_of, make_ladder
 from pipeline.diffusion.network import Network
 from pipeline.diffusion.noise import NoiseProcess
 from pipeline.diffusion.solvers import (
-    Draw,
     SamplerName,
     count_rungs,
     default_spacing,
@@ -64,6 +63,7 @@ class SamplerSettings:
         return sum(2 if self.guidance.acts(ladder.sigma(rung)) else 1 for rung in rungs)
 
 
+@torch.no_grad()
 def sample(
     model: UNet2DModel,
     spec: GeneratorSpec,
@@ -90,49 +90,20 @@ def sample(
     """
     network = Network(model, device, settings.precision)
     guide = None if weaker is None else Network(weaker, device, settings.precision)
-    shape = (int(model.config["in_channels"]), spec.image_size_px, spec.image_size_px)
-    draw = noise_source(generators, shape, device)
-    return descend(network, guide, spec, labels, draw(), draw, settings).cpu()
-
-
-@torch.no_grad()
-def descend(
-    network: Network,
-    weaker: Network | None,
-    spec: GeneratorSpec,
-    labels: torch.Tensor,
-    start: torch.Tensor,
-    draw: Draw,
-    settings: SamplerSettings,
-    strength: float = 1.0,
-) -> torch.Tensor:
-    """Step from noisy images down to clean ones.
-
-    Args:
-        network: the generator's.
-        weaker: what autoguidance compares with.
-        spec: the generator's description.
-        labels: (N,) int64.
-        start: (N, C, H, W) at the top of the ladder: unit noise where `strength` is 1.
-        draw: unit noise for solvers that add some.
-        settings: solver, steps, guidance.
-        strength: share of the way, see `make_ladder`.
-
-    Returns:
-        (N, C, H, W) float32 on the network's device, in [-1, 1].
-    """
-    ladder = settings.ladder(spec.process, strength)
+    ladder = settings.ladder(spec.process)
     denoise = Denoiser(
         network,
-        weaker,
+        guide,
         spec.process,
         ladder,
-        labels.to(network.device),
+        labels.to(device),
         len(spec.classes),
         settings.guidance,
     )
+    shape = (int(model.config["in_channels"]), spec.image_size_px, spec.image_size_px)
+    draw = noise_source(generators, shape, device)
     solve = get_solver(settings.sampler, settings.eta)
-    return solve(ladder, start, denoise, draw).clamp(-1.0, 1.0)
+    return solve(ladder, draw(), denoise, draw).clamp(-1.0, 1.0).cpu()
 
 
 def noise_source(

@@ -26,16 +26,17 @@ from pipeline.data.store import (
     read_samples,
 )
 from pipeline.data.store_writer import StoreWriter
-from pipeline.device import Precision, pick_device, pick_precision, usable_cores
-from pipeline.diffusion.checkpoints import Generator, load_generator
+from pipeline.device import pick_device, pick_precision, usable_cores
+from pipeline.diffusion.checkpoints import load_generator
 from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.diffusion.solvers import default_spacing
-from pipeline.errors import InputError, StageError
+from pipeline.errors import StageError
 from pipeline.features.classifier import embed
 from pipeline.features.judge import fit_judge
 from pipeline.folders import write_json
 from pipeline.params import SynthesizeParams
 from pipeline.stages.contract import Inputs, Summary, stage
+from pipeline.synthesis.engine import refuse_impossible
 from pipeline.synthesis.executors import Executor, ProcessExecutor, ThreadExecutor, in_order
 from pipeline.synthesis.jobs import ShardJob
 from pipeline.synthesis.parents import Editing, Lineage, Mode, make_editing, masks_digest
@@ -134,11 +135,16 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
     device = pick_device(params.execution.device)
     precision = pick_precision(params.precision, device)
     choice = choose_generator(params, inputs["train"], precision)
+    searches = choice.settings is None and params.guidance == "auto"
     # On the processor, and not kept: workers load their own.
     generator = load_generator(choice.folder, torch.device("cpu"))
     if generator.spec.classes != info.classes:
         raise StageError("synthesize: the generator knows other classes; run `replenish train`")
-    _refuse_bad_settings(params, generator, choice.settings, precision)
+    settings, searched = choice.settings, None
+    if settings is None:
+        # What a search will put in the place of no guidance goes with the generator by itself.
+        settings = settings_of(params, precision, NO_GUIDANCE if searches else None)
+    refuse_impossible(generator, settings)
     editing = None
     if params.mode != "generate":
         editing = make_editing(params, training, info.classes)
@@ -161,14 +167,13 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
     thresholds = fit_thresholds(
         held_out, params.confidence_quantile, params.copy_quantile, params.copy_ratio
     )
-    settings, searched = choice.settings, None
-    if settings is None and params.guidance == "auto":
+    if searches:
         searched = search_guidance(
             generator if device.type == "cpu" else load_generator(choice.folder, device),
             training,
             validation,
             partial(embed, judge),
-            settings_of(params, precision, NO_GUIDANCE),
+            settings,
             params.search_images,
             params.seed,
             device,
@@ -176,7 +181,6 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
         )
         write_search(out / "search.csv", searched)
         settings = settings_of(params, precision, searched.guidance)
-    settings = settings or settings_of(params, precision)
     source = _Source(
         choice.folder,
         generator.digest,
@@ -224,24 +228,6 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
     _report(summary, seconds, out, tracker)
     rmtree(shards, ignore_errors=True)
     return summary
-
-
-def _refuse_bad_settings(
-    params: SynthesizeParams,
-    generator: Generator,
-    settings: SamplerSettings | None,
-    precision: Precision,
-) -> None:
-    """Refuse, before any work, what the engine would refuse after some."""
-    process = generator.spec.process
-    (settings or settings_of(params, precision, NO_GUIDANCE)).ladder(process)
-    if settings is not None or params.guidance == "auto" or params.guidance == 1:
-        return
-    if params.guide == "weaker" and generator.weaker is None:
-        raise InputError(
-            "synthesize.guide = weaker: the generator has no weaker network; set train.guide to "
-            "earlier (with several train.checks) or smaller, and run `replenish train`"
-        )
 
 
 def _executor(

@@ -37,6 +37,21 @@ class Candidate:
     index: int
 
 
+def refuse_impossible(generator: Generator, settings: SamplerSettings) -> None:
+    """Refuse settings that do not go with a generator, before any work.
+
+    Raises:
+        InputError: steps out of range, or autoguidance without a weaker network.
+    """
+    settings.ladder(generator.spec.process)
+    guidance = settings.guidance
+    if guidance.guide == "weaker" and guidance.weight != 1.0 and generator.weaker is None:
+        raise InputError(
+            "synthesize.guide = weaker: the generator has no weaker network; set train.guide to "
+            "earlier or smaller (earlier needs several train.checks), and run `replenish train`"
+        )
+
+
 class Engine:
     """Draws candidates; what each one becomes depends on neither its batch nor its neighbours."""
 
@@ -69,22 +84,16 @@ class Engine:
         Raises:
             InputError: steps out of range, or autoguidance without a weaker network.
         """
+        refuse_impossible(generator, settings)
         self._generator, self._settings, self._seed = generator, settings, seed
         self._device, self._editing = device, editing
         self._network = Network(generator.model, device, settings.precision, compiled)
         self._weaker = None
-        guidance = settings.guidance
-        if guidance.guide == "weaker" and guidance.weight != 1.0:
-            if generator.weaker is None:
-                raise InputError(
-                    "synthesize.guide = weaker: the generator has no weaker network; set "
-                    "train.guide to earlier or smaller and run `replenish train`"
-                )
+        if generator.weaker is not None and settings.guidance.guide == "weaker":
             self._weaker = Network(generator.weaker, device, settings.precision, compiled)
         self._limits = (batch_images, workers, memory_mib)
         self._batches: Batches | None = None
         self._lock = Lock()
-        self._settings.ladder(generator.spec.process)  # refuse what cannot be, before any work
 
     @property
     def batch_images(self) -> int:
@@ -105,7 +114,7 @@ class Engine:
                     f"class {one.label}: the generator knows the classes 0 to {len(classes) - 1} "
                     f"({', '.join(classes[:6])}{', ...' if len(classes) > 6 else ''})"
                 )
-        origins = [self._origin(one) for one in candidates]
+        origins = [self.origin(one) for one in candidates]
         images: list[Images | None] = [None] * len(candidates)
         # Images of one strength step down one ladder, and share a batch.
         for strength in sorted({origin.strength for origin in origins}):
@@ -126,18 +135,15 @@ class Engine:
         found = [image for image in images if image is not None]
         return np.stack(found) if found else np.zeros((0, side, side, channels), dtype=np.uint8)
 
-    def origin(self, label: int, index: int) -> Origin:
+    def origin(self, one: Candidate) -> Origin:
         """Return what a candidate starts from."""
-        return self._origin(Candidate(label, index))
+        if self._editing is None:
+            return Origin()
+        return self._editing.origin(self._seed, one.label, one.index)
 
     @property
     def _channels(self) -> int:
         return int(self._generator.model.config["in_channels"])
-
-    def _origin(self, one: Candidate) -> Origin:
-        if self._editing is None:
-            return Origin()
-        return self._editing.origin(self._seed, one.label, one.index)
 
     def _try(
         self,

@@ -149,7 +149,7 @@ def test_edits_keep_of_the_parent_what_their_strength_leaves(generator):
     for editing in (weak, strong):
         engine = Engine(generator, SETTINGS, 0, CPU, editing)
         images = engine.draw(CANDIDATES).astype(float)
-        rows = [engine.origin(one.label, one.index).row for one in CANDIDATES]
+        rows = [engine.origin(one).row for one in CANDIDATES]
         distances.append(np.abs(images - editing.images[rows]).mean())
     assert distances[0] < 0.5 * distances[1]
 
@@ -159,7 +159,7 @@ def test_inpainting_keeps_all_but_the_mask(generator):
     engine = Engine(generator, SETTINGS, 0, CPU, editing)
     images = engine.draw(CANDIDATES[:10])
     for image, one in zip(images, CANDIDATES, strict=False):
-        origin = engine.origin(one.label, one.index)
+        origin = engine.origin(one)
         parent = editing.images[origin.row]
         assert np.array_equal(image[~origin.mask], parent[~origin.mask])
         assert not np.array_equal(image, parent)
