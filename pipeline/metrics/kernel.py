@@ -17,6 +17,7 @@ from scipy.spatial.distance import pdist
 from sklearn.metrics.pairwise import polynomial_kernel, rbf_kernel
 
 from pipeline.errors import StageError
+from pipeline.metrics.estimate import require_comparable
 
 Kernel = Literal["polynomial", "gaussian"]
 _Array = npt.NDArray[np.float64]
@@ -190,32 +191,6 @@ def class_kernel(
         real_terms,
         fake_terms,
     )
-
-
-def require_comparable(
-    metric: str,
-    real: npt.NDArray[np.floating],
-    fake: npt.NDArray[np.floating],
-    minimum: int,
-) -> None:
-    """Refuse two sets of features that a metric cannot compare.
-
-    Raises:
-        StageError: not (N, D) each with one D >= 1, fewer than `minimum` rows, or a value that is
-            not finite; the message starts with `metric`.
-    """
-    for name, rows in (("real", real), ("fake", fake)):
-        if rows.ndim != 2 or not rows.shape[1]:
-            raise StageError(f"{metric}: {name} has the shape {rows.shape}, not (N, D)")
-        if len(rows) < minimum:
-            raise StageError(f"{metric}: {len(rows)} {name} rows; it needs at least {minimum}")
-        if not np.isfinite(rows).all():
-            raise StageError(f"{metric}: {name} features hold values that are not finite")
-    if real.shape[1] != fake.shape[1]:
-        raise StageError(
-            f"{metric}: real rows have {real.shape[1]} features and fake rows {fake.shape[1]}; "
-            "take both from the same encoder"
-        )
 
 
 def _gram(kernel: Kernel, real: _Array) -> _Gram:

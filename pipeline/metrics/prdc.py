@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
 from pipeline.errors import StageError
-from pipeline.metrics.kernel import require_comparable
+from pipeline.metrics.estimate import require_comparable
 
 _Array = npt.NDArray[np.float64]
 
