@@ -36,7 +36,13 @@ from pipeline.data.store import (
 from pipeline.device import pick_device, torch_threads, usable_cores
 from pipeline.downstream.arms import Arm, Pools, draw_rows, make_pools
 from pipeline.errors import StageError
-from pipeline.features.classifier import FitSettings, build_classifier, fit_classifier, predict
+from pipeline.features.classifier import (
+    FitSettings,
+    SmallCNN,
+    build_classifier,
+    fit_classifier,
+    predict,
+)
 from pipeline.folders import write_bytes
 from pipeline.params import EvaluateParams
 from pipeline.seeds import derive_seed, numpy_generator
@@ -118,6 +124,21 @@ def train_pair(
     on_step: Callable[[int], None] | None = None,
 ) -> Predictions:
     """Train one classifier and return its predictions; the caller sets the number of threads."""
+    model = fit_pair(bench, params, pair, device, on_step)
+    return Predictions(
+        validation=predict(model, bench.validation).argmax(axis=1).astype(np.int64),
+        test=predict(model, bench.test).argmax(axis=1).astype(np.int64),
+    )
+
+
+def fit_pair(
+    bench: Bench,
+    params: EvaluateParams,
+    pair: Pair,
+    device: torch.device,
+    on_step: Callable[[int], None] | None = None,
+) -> SmallCNN:
+    """Train one classifier and return it; the caller sets the number of threads."""
     arm, seed = pair
     side, channels = bench.images.shape[1], bench.images.shape[3]
     weights = derive_seed(params.seed, "evaluate", "weights", seed)
@@ -134,10 +155,7 @@ def train_pair(
     steps = classifier_steps(params.steps, bench.real_images)
     settings = FitSettings(steps, params.learning_rate, params.weight_decay, weights)
     fit_classifier(model, next_batch, settings, on_step)
-    return Predictions(
-        validation=predict(model, bench.validation).argmax(axis=1).astype(np.int64),
-        test=predict(model, bench.test).argmax(axis=1).astype(np.int64),
-    )
+    return model
 
 
 def train_pairs(
