@@ -45,6 +45,7 @@ from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.synthesis.executors import ThreadExecutor, in_order
 from pipeline.synthesis.jobs import ShardJob
 from pipeline.synthesis.measures import Labels, Measures
+from pipeline.synthesis.recipes import Recipe
 from pipeline.synthesis.settings import student_settings
 from pipeline.synthesis.shards import Shard
 
@@ -104,9 +105,8 @@ def compare(folder: Path, scratch: Path, per_class: int) -> dict[str, Any]:
     measures, _ = open_measures(folder)
 
     def ours(name: str, generator: Path, settings: SamplerSettings) -> Found:
-        job = ShardJob(
-            generator, settings, 0, "cpu", workers=usable_cores(), shard_images=per_class
-        )
+        recipe = Recipe(name, generator, "", settings)
+        job = ShardJob((recipe,), 0, "cpu", workers=usable_cores(), shard_images=per_class)
         return run_ours(job, scratch / name, len(info.classes), per_class)
 
     found: dict[str, Found] = {"student": ours("student", student_folder, student)}

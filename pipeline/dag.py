@@ -52,7 +52,7 @@ def _stage(name: StageName) -> dict[str, Any]:
     raw = {
         "prepare": ["${prepare.path}", "${prepare.pool_path}"],
         "pretrain": ["${pretrain.path}"],
-        "synthesize": ["${synthesize.mask_path}"],
+        "synthesize": ["${synthesize.mask_path}", "${synthesize.encoder_path}"],
     }.get(name, [])
     copied = [f"train.{key}" for key in GENERATOR_KEYS] if name == "pretrain" else []
     return {

@@ -32,6 +32,18 @@ ArmName = Literal[
     "mixed",
     "synthetic_only",
 ]
+FilterName = Literal[
+    "copies", "near_copies", "repeats", "artefacts", "labels", "realism", "off_class", "typical"
+]
+DEFAULT_FILTERS: tuple[FilterName, ...] = (
+    "copies",
+    "near_copies",
+    "repeats",
+    "artefacts",
+    "labels",
+    "realism",
+    "off_class",
+)
 
 
 class _Frozen(BaseModel):
@@ -303,11 +315,27 @@ class TrainParams(GeneratorParams):
 class SynthesizeParams(Section):
     """Generate, score and accept synthetic images."""
 
-    images_per_class: Literal["auto", "fill"] | Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+    images_per_class: (
+        Literal["auto", "fill", "planned"] | Annotated[int, Field(ge=0, le=1_000_000)]
+    ) = Field(
         "auto",
         description="accepted images a class: a number; fill = up to the largest class; "
-        "auto = twice the largest class, at most 300",
+        "auto = twice the largest class, at most 300; planned = what its learning curve on "
+        "validation rows speaks for",
     )
+    pilot_images: Annotated[int, Field(ge=4, le=100_000)] | None = Field(
+        None, description="accepted images a class that planned tries; null = those of auto"
+    )
+    plan_budget_images: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="most images of the plan, all classes together; null = no limit"
+    )
+    plan_margin_points: float = Field(
+        2.0,
+        ge=0.0,
+        le=100.0,
+        description="recall on validation rows that a plan may take from a head class",
+    )
+    plan_seeds: int = Field(4, ge=2, le=100, description="classifiers of each size that is tried")
     generator: Literal["auto", "teacher", "student"] = Field(
         "auto", description="auto = the distilled student where train accepted one"
     )
@@ -368,26 +396,70 @@ class SynthesizeParams(Section):
     shard_images: int = Field(32, ge=1, le=4096, description="candidates of one unit of work")
     max_rounds: int = Field(4, ge=1, le=100, description="generate-score-accept rounds at most")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="as in train")
-    judge_steps: int = Field(
-        250, ge=1, description="optimiser steps of the classifier that checks the labels"
-    )
-    confidence_quantile: float = Field(
-        0.05,
+    adapt_below: float = Field(
+        0.3,
         ge=0.0,
-        lt=1.0,
-        description="accept at the confidence that this share of validation rows falls short of",
+        le=1.0,
+        description="acceptance below which a class tries firmer guidance and edits; 0 = never",
+    )
+    filters: tuple[FilterName, ...] = Field(
+        DEFAULT_FILTERS,
+        strict=False,  # a list of YAML is taken for the tuple; its items are still checked
+        description="rules that reject, beside those against exact copies and repeats",
+    )
+    select: Literal["first", "diverse", "k_centre"] = Field(
+        "first",
+        description="which of the good candidates are kept: as they come; those of the largest "
+        "determinant; those that leave none far from a kept one",
+    )
+    select_from: float = Field(
+        2.0,
+        ge=1.0,
+        le=20.0,
+        description="good candidates to choose each kept image from, where select is not first",
+    )
+    encoder: Literal["domain", "selfsupervised", "inception", "timm"] = Field(
+        "domain",
+        description="features of realism, variety and quality: of the judges; of a network "
+        "trained without labels; of InceptionV3; of a timm model",
+    )
+    encoder_model: str | None = Field(
+        None,
+        min_length=1,
+        description="of timm: model name, or hub id (owner/name); null = as the folder says",
+    )
+    encoder_image_px: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="side that timm's images are brought to; null = the network's own",
+    )
+    encoder_path: str = Field(
+        "data/encoder",
+        min_length=1,
+        description="weights of inception or timm: a safetensors file, or a folder with one",
+    )
+    judge_steps: int = Field(
+        250, ge=1, description="optimiser steps of each classifier that checks the labels"
+    )
+    judge_folds: int = Field(
+        3, ge=2, le=20, description="classifiers, each trained without one part of the rows"
+    )
+    filter_share: float = Field(
+        0.04,
+        ge=0.0,
+        le=0.5,
+        description="share of real held-out rows that the filters may reject, all together: what "
+        "they may cost in good images",
+    )
+    typical_share: float = Field(
+        0.1, ge=0.0, lt=1.0, description="share of real held-out rows that typical rejects"
     )
     copy_ratio: float = Field(
         1.0 / 3.0,
         ge=0.0,
         le=1.0,
         description="reject where nearest / second-nearest training distance is below this",
-    )
-    copy_quantile: float = Field(
-        0.005,
-        ge=0.0,
-        lt=1.0,
-        description="reject where nearer to a training image than this share of validation rows",
     )
 
     @model_validator(mode="after")

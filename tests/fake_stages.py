@@ -46,6 +46,7 @@ class Fake:
         copy_shares: of the checks, every 500 steps; None where it was not measured.
         guide: the weaker network, in words.
         searched: was guidance searched for?
+        planned: was the number of images planned?
         student: was one distilled, and was it accepted?
         student_draws: did it draw the images?
     """
@@ -66,6 +67,7 @@ class Fake:
     copy_shares: Sequence[float | None] = (0.0, 0.0, 0.004, 0.021, 0.055)
     guide: str | None = None
     searched: bool = False
+    planned: bool = False
     student: bool | None = None
     student_draws: bool = False
     params: Params = field(default_factory=Params)
@@ -270,8 +272,7 @@ def _candidates(fake: Fake, source: _Digits, counts: Sequence[int], real: Sample
         "nearest_id": [],
         "pixel_distance": [],
         "pixel_ratio": [],
-        "feature_nearest_id": [],
-        "feature_distance": random.uniform(0.5, 1.5, n).tolist(),
+        "support_distance": random.uniform(0.5, 1.5, n).tolist(),
         "reason": ["accepted"] * n,
     }
     each = slice(None, None, fake.repeat_px)  # pixels are repeated: one of each is enough
@@ -280,7 +281,6 @@ def _candidates(fake: Fake, source: _Digits, counts: Sequence[int], real: Sample
         gaps = np.sqrt(((flat - image.reshape(1, -1) / 255.0) ** 2).mean(axis=1))
         first, second = np.argsort(gaps)[:2]
         columns["nearest_id"].append(real.ids[train[first]])
-        columns["feature_nearest_id"].append(real.ids[train[first]])
         columns["pixel_distance"].append(float(gaps[first]))
         columns["pixel_ratio"].append(float(gaps[first] / gaps[second]))
     rows.extra.update(columns if n else {})
@@ -329,11 +329,42 @@ def _write_synthesize(folder: Path, fake: Fake, real: Samples, source: _Digits) 
         "judge_validation_accuracy": 0.947,
         "thresholds": {"confidence": 0.61, "copy_distance": 0.08, "copy_ratio": 1 / 3},
         "classes": classes,
+        "rules": [
+            {"rule": "copies", "rejected": 3, "alone": 4, "validation_share": 0.002},
+            {"rule": "labels", "rejected": 7, "alone": 7, "validation_share": None},
+        ],
         **_guidance(fake),
+        **_plan(fake),
     }
     write_json(folder / "metrics.json", {"accepted": sum(fake.accepted)})
     write_json(folder / "summary.json", summary)
     finish(folder, fake.params)
+
+
+def _plan(fake: Fake) -> dict[str, Any]:
+    if not fake.planned:
+        return {}
+    classes = [
+        {
+            "name": name,
+            "training_images": 10 + k,
+            "images": 20 * k,
+            "tried": [
+                {"images": 20, "shrunk_points": 1.5 - k, "error_points": 0.7},
+                {"images": 40, "shrunk_points": -0.5, "error_points": 0.9},
+            ][: 2 - (k == 1)],
+            "confirmed_points": None if k == 1 else 1.25,
+        }
+        for k, name in enumerate(fake.classes)
+    ]
+    plan = {
+        "classes": classes,
+        "reason": "each class gets what its <own> curve speaks for",
+        "budget_images": 500,
+        "margin_points": 2.0,
+        "confirmed_points": -0.6,
+    }
+    return {"plan": plan, "encoder_warning": "the encoder mixes up <a> and b"}
 
 
 def _guidance(fake: Fake) -> dict[str, Any]:

@@ -6,25 +6,44 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.curation.curator import Judged
 from pipeline.curation.scores import Scores
 
 
 def make_scores(**columns):
-    """Scores of candidates that pass every rule, but for the given columns."""
+    """Scores of candidates that look like good ones, but for the given columns."""
     count = len(next(iter(columns.values())))
     values = {
         "predicted": [1] * count,
         "confidence": [0.9] * count,
         "margin": [0.8] * count,
+        "disagreement": [0.1] * count,
         "nearest_id": ["r"] * count,
         "pixel_distance": [0.2] * count,
         "pixel_ratio": [0.9] * count,
-        "feature_nearest_id": ["r"] * count,
-        "feature_distance": [1.0] * count,
+        "near_id": ["r"] * count,
+        "near_residual": [0.4] * count,
+        "near_closeness": [0.35] * count,
+        "spread": [0.3] * count,
+        "dark": [0.4] * count,
+        "bright": [0.1] * count,
+        "rough": [0.1] * count,
+        "support_distance": [1.0] * count,
+        "class_ratio": [0.8] * count,
+        "repeat_closeness": [0.4] * count,
     }
-    arrays = {**values, **columns}
-    return Scores(
-        **{k: tuple(v) if k.endswith("_id") else np.asarray(v) for k, v in arrays.items()}
+    return Scores({name: np.asarray(column) for name, column in {**values, **columns}.items()})
+
+
+def make_judged(scores, reasons, features=None, fails=None, rules=()):
+    """What a curator would hand over of candidates with the given scores and reasons."""
+    count = len(reasons)
+    return Judged(
+        scores,
+        list(reasons),
+        np.zeros((count, 1), np.float32) if features is None else features,
+        np.zeros((count, len(rules)), dtype=bool) if fails is None else fails,
+        tuple(rules),
     )
 
 

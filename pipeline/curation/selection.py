@@ -1,25 +1,33 @@
-"""Acceptance: which candidates stay, and the reason of each one that does not."""
+"""The rules of acceptance, and the reason of each candidate that does not pass one."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, get_args
 
-import numpy as np
-import numpy.typing as npt
-
-from pipeline.curation.scores import Scores
-
+Rule = Literal[
+    "copies", "near_copies", "artefacts", "labels", "realism", "off_class", "typical", "repeats"
+]
 Reason = Literal[
     "accepted",
     "repeat",
     "copy_parent",
     "copy_ratio",
     "copy_distance",
+    "near_copy",
+    "blank",
+    "saturated",
+    "noisy",
     "disagrees",
+    "uncertain",
     "unsure",
+    "unreal",
+    "off_class",
+    "typical",
+    "near_repeat",
     "surplus",
 ]
-Identity = TypeVar("Identity", str, bytes)
+
+RULES: tuple[Rule, ...] = get_args(Rule)  # in the order in which they are asked
+DEFAULT_RULES: frozenset[Rule] = frozenset(RULES) - {"typical"}
+
 REASONS: dict[Reason, str] = {
     "accepted": "kept",
     "repeat": "the same pixels as a real image or as an earlier candidate",
@@ -27,80 +35,36 @@ REASONS: dict[Reason, str] = {
     "come to any: a copy of it",
     "copy_ratio": "far nearer to one training image than to any other: a copy of it",
     "copy_distance": "nearer to a training image than held-out real images come: a copy of it",
-    "disagrees": "the judge sees another class",
-    "unsure": "the judge is less sure of the class than of held-out real images",
+    "near_copy": "one training image moved, mirrored, relit or with noise, as no held-out real "
+    "image is",
+    "blank": "hardly any contrast, less than half of what real images have",
+    "saturated": "more pixels fully black or fully white than in real images",
+    "noisy": "rougher from pixel to pixel than real images: noise",
+    "disagrees": "the judges see another class, and are surer of it than with held-out real images",
+    "uncertain": "the judges disagree among each other about it, more than about held-out real "
+    "images",
+    "unsure": "the judges are less sure of the class than of held-out real images",
+    "unreal": "farther from the real images of its class than held-out real ones lie",
+    "off_class": "nearer to the real images of another class than to its own, by more than "
+    "held-out real ones are",
+    "typical": "too near the middle of its class to teach anything new",
+    "near_repeat": "nearly the same picture as an earlier candidate of its class",
     "surplus": "good, but the class has all the images that it wanted",
 }
 
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Limits of acceptance, the first two fitted on validation rows.
-
-    Attributes:
-        confidence: least probability of the meant label.
-        copy_distance: least pixel distance to the nearest training row.
-        copy_ratio: least nearest over second-nearest pixel distance.
-    """
-
-    confidence: float
-    copy_distance: float
-    copy_ratio: float
-
-
-def fit_thresholds(
-    validation: Scores, confidence_quantile: float, copy_quantile: float, copy_ratio: float
-) -> Thresholds:
-    """Return the limits that the given shares of real held-out rows would fall short of.
-
-    A judge that is unsure of real images thus asks little of synthetic ones. The lower empirical
-    quantile is taken, so that a share of 0 is the least value seen.
-    """
-    return Thresholds(
-        confidence=_low_quantile(validation.confidence, confidence_quantile),
-        copy_distance=_low_quantile(validation.pixel_distance, copy_quantile),
-        copy_ratio=copy_ratio,
-    )
-
-
-def find_reasons(
-    ids: Sequence[Identity],
-    labels: npt.NDArray[np.int64],
-    scores: Scores,
-    thresholds: Thresholds,
-    seen: set[Identity],
-) -> list[Reason]:
-    """Return each candidate's reason, `accepted` where it passes; the first rule that fails counts.
-
-    Args:
-        ids: sha256 of the candidates' pixels, in the form that `seen` has.
-        labels: (N,) meant labels.
-        scores: of the candidates.
-        thresholds: limits.
-        seen: ids of real rows and earlier candidates; the candidates' own are added.
-    """
-    reasons: list[Reason] = []
-    for i, identity in enumerate(ids):
-        reasons.append(_reason(i, identity in seen, int(labels[i]), scores, thresholds))
-        seen.add(identity)
-    return reasons
-
-
-def _reason(i: int, repeated: bool, label: int, scores: Scores, limits: Thresholds) -> Reason:
-    if repeated:
-        return "repeat"
-    if scores.parent_distance is not None and scores.parent_distance[i] < limits.copy_distance:
-        return "copy_parent"
-    if scores.pixel_ratio[i] < limits.copy_ratio:
-        return "copy_ratio"
-    if scores.pixel_distance[i] < limits.copy_distance:
-        return "copy_distance"
-    if scores.predicted[i] != label:
-        return "disagrees"
-    if scores.confidence[i] < limits.confidence:
-        return "unsure"
-    return "accepted"
-
-
-def _low_quantile(values: npt.NDArray[np.float64], share: float) -> float:
-    return float(np.quantile(values, share, method="lower"))
+REASON_RULES: dict[Reason, Rule] = {
+    "copy_parent": "copies",
+    "copy_ratio": "copies",
+    "copy_distance": "copies",
+    "near_copy": "near_copies",
+    "blank": "artefacts",
+    "saturated": "artefacts",
+    "noisy": "artefacts",
+    "disagrees": "labels",
+    "uncertain": "labels",
+    "unsure": "labels",
+    "unreal": "realism",
+    "off_class": "off_class",
+    "typical": "typical",
+    "near_repeat": "repeats",
+}

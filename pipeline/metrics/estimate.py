@@ -13,7 +13,7 @@ from pipeline.errors import StageError
 Rows = npt.NDArray[np.floating]
 
 LEVEL = 0.95  # of every interval
-_GROUPS = 20  # that the jackknife leaves out in turn
+GROUPS = 20  # that the jackknife leaves out in turn
 
 
 class TooFewRows(StageError):
@@ -85,7 +85,7 @@ def jackknife(
     fake: Rows,
     lowest: float = -math.inf,
     highest: float = math.inf,
-    groups: int = _GROUPS,
+    groups: int = GROUPS,
 ) -> Estimate:
     """Estimate a metric of two sets, and its interval by the delete-a-group jackknife.
 
@@ -102,22 +102,57 @@ def jackknife(
         highest: largest value of the metric.
         groups: at most, on each side; a side with fewer rows leaves one row out at a time.
     """
-    value = statistic(real, fake)
-    variance = _left_out(lambda rows: statistic(rows, fake), real, groups)
-    variance += _left_out(lambda rows: statistic(real, rows), fake, groups)
-    freedom = max(1, min(groups, len(real), len(fake)) - 1)
+    return left_out_interval(
+        statistic(real, fake),
+        _left_out(lambda rows: statistic(rows, fake), real, groups),
+        _left_out(lambda rows: statistic(real, rows), fake, groups),
+        len(real),
+        len(fake),
+        lowest,
+        highest,
+    )
+
+
+def left_out_interval(
+    value: float,
+    without_real: npt.NDArray[np.float64],
+    without_fake: npt.NDArray[np.float64],
+    n_real: int,
+    n_fake: int,
+    lowest: float = -math.inf,
+    highest: float = math.inf,
+) -> Estimate:
+    """Return the interval of `jackknife` from values that were worked out without each group.
+
+    Args:
+        value: on all rows.
+        without_real: (G,) value without each group of real; fewer than 2 say nothing of that side.
+        without_fake: (H,) the same of fake.
+        n_real: rows of real.
+        n_fake: rows of fake.
+        lowest: least value of the metric.
+        highest: largest value of the metric.
+    """
+    sides = [values for values in (without_real, without_fake) if len(values) > 1]
+    variance = sum((len(v) - 1) / len(v) * float(((v - v.mean()) ** 2).sum()) for v in sides)
+    freedom = min((len(values) - 1 for values in sides), default=1)
     reach = float(student_t.ppf(0.5 + LEVEL / 2, freedom)) * math.sqrt(variance)
-    return _interval(value, reach, len(real), len(fake), lowest, highest)
+    return _interval(value, reach, n_real, n_fake, lowest, highest)
 
 
-def _left_out(statistic: Callable[[Rows], float], rows: Rows, groups: int) -> float:
-    """Return the jackknife variance over groups of one set."""
-    groups = min(groups, len(rows))
-    if groups < 2:
-        return 0.0
-    group = np.arange(len(rows)) % groups
-    values = np.asarray([statistic(rows[group != one]) for one in range(groups)])
-    return float((groups - 1) / groups * ((values - values.mean()) ** 2).sum())
+def jackknife_groups(rows: int, groups: int = GROUPS) -> npt.NDArray[np.int64]:
+    """Return the group of each row, (N,): interleaved, so that sorted classes are in all."""
+    return np.arange(rows) % max(1, min(groups, rows))
+
+
+def _left_out(
+    statistic: Callable[[Rows], float], rows: Rows, groups: int
+) -> npt.NDArray[np.float64]:
+    """Return the values without each group of one set; none where there is but one row."""
+    if min(groups, len(rows)) < 2:
+        return np.zeros(0)
+    group = jackknife_groups(len(rows), groups)
+    return np.asarray([statistic(rows[group != one]) for one in range(group.max() + 1)])
 
 
 def _interval(

@@ -1,5 +1,6 @@
 """Copies: how near each generated image stands to the training images."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,11 +8,13 @@ import numpy.typing as npt
 from sklearn.neighbors import NearestNeighbors
 
 from pipeline.errors import StageError
+from pipeline.metrics.estimate import Estimate, require_comparable
 
 # Nearest over second-nearest distance below which a row is called a copy; see `copy_share`.
 COPY_RATIO = 1.0 / 3.0
 
 _MINIMUM_REAL = 2
+_QUANTILE = 1.959964  # of the normal distribution, for 95 %
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,47 @@ def copy_share(nearest: Nearest, limit: float = COPY_RATIO) -> float:
     if not len(nearest.ratio):
         raise StageError("copy_share: 0 fake rows; a share needs at least 1")
     return float((nearest.ratio < limit).mean())
+
+
+def copy_share_estimate(
+    real: npt.NDArray[np.floating],
+    fake: npt.NDArray[np.floating],
+    limit: float = COPY_RATIO,
+) -> Estimate:
+    """Return `copy_share` with its interval; see there and `share_estimate`.
+
+    Args:
+        real: (N, D) all training rows, N >= 2: a row that is left out hides its copies.
+        fake: (M, D), M >= 2.
+        limit: the ratio below which a row is a copy.
+
+    Raises:
+        TooFewRows: fewer than 2 rows on a side.
+        StageError: see `require_comparable`.
+    """
+    require_comparable("copy_share", real, fake, _MINIMUM_REAL)
+    return share_estimate(RealIndex(real).nearest(fake).ratio < limit, len(real))
+
+
+def share_estimate(hits: npt.NDArray[np.bool_], n_real: int) -> Estimate:
+    """Return the share of fake rows that something is true of, with Wilson's interval.
+
+    Wilson 1927, "Probable inference, the law of succession, and statistical inference": it has a
+    width also where the share is 0 or 1. It covers the draw of the fake rows, and takes the real
+    rows as given: the question is whether these very rows are copied.
+
+    Args:
+        hits: (M,) one a fake row, M >= 1.
+        n_real: real rows that they were compared with.
+    """
+    count, share = len(hits), float(hits.mean())
+    square = _QUANTILE**2
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    reach = math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    reach *= _QUANTILE / (1 + square / count)
+    # Rounding must not put the value outside of its own interval.
+    low, high = max(0.0, min(middle - reach, share)), min(1.0, max(middle + reach, share))
+    return Estimate(share, low, high, n_real, count)
 
 
 def _require_finite(features: npt.NDArray[np.floating]) -> None:

@@ -7,20 +7,33 @@ and coverage count balls of the real set only, so that one stray row does not sw
 al. 2020, "Reliable fidelity and diversity metrics for generative models", section 3).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.distance import cdist
 
 from pipeline.errors import StageError
-from pipeline.metrics.estimate import require_comparable
+from pipeline.metrics.estimate import (
+    Estimate,
+    jackknife_groups,
+    left_out_interval,
+    require_comparable,
+)
+from pipeline.metrics.neighbours import (
+    Neighbours,
+    Pairs,
+    nearest,
+    nearest_others,
+    pairs_within,
+)
 
 _Array = npt.NDArray[np.float64]
+_Counts = npt.NDArray[np.int32]
+_Groups = npt.NDArray[np.int64]
 
-# Rows of a distance matrix held at once: 512 rows against 20,000 are 80 MB, and a few copies of it.
-_BLOCK_ROWS = 512
+# Neighbours past the k-th that are kept, to know the radius without a group. Of 13 neighbours, 9 or
+# more are in one group of 20 about once in ten million rows; then the last of them has to do.
+_SPARE = 8
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,7 @@ class Prdc:
         k: neighbours that set a radius, the row itself not counted.
         n_real: rows of real.
         n_fake: rows of fake.
+        exact: whether every radius is exact.
     """
 
     precision: float
@@ -49,6 +63,7 @@ class Prdc:
     k: int
     n_real: int
     n_fake: int
+    exact: bool = True
 
 
 def prdc(real: npt.NDArray[np.floating], fake: npt.NDArray[np.floating], k: int = 5) -> Prdc:
@@ -58,7 +73,8 @@ def prdc(real: npt.NDArray[np.floating], fake: npt.NDArray[np.floating], k: int 
     the k-th nearest other row, and a row is inside where its distance is `<` the radius. So a row
     that is there k + 1 times or more has an empty ball. (Kynkaanniemi et al. write `<=`.)
 
-    Time grows with (n_real + n_fake)^2 D, memory with the longer side.
+    Time grows with (n_real + n_fake)^2 D, memory with the rows. Where `Prdc.exact` is false, the
+    radii come from an approximate index (see `neighbours`) and are a little too large.
 
     Args:
         real: (N, D) float, N >= k + 1.
@@ -72,28 +88,75 @@ def prdc(real: npt.NDArray[np.floating], fake: npt.NDArray[np.floating], k: int 
     Raises:
         StageError: k < 1, too few rows, widths that differ, or a value that is not finite.
     """
-    if k < 1:
-        raise StageError(f"prdc: k is {k}; it needs at least 1")
+    _require_k("prdc", k)
     require_comparable("prdc", real, fake, k + 1)
-    x, y = real.astype(np.float64), fake.astype(np.float64)
-    real_radii, fake_radii = _radii(x, k), _radii(y, k)
+    real_radii, fake_radii = nearest_others(real, k), nearest_others(fake, k)
+    tally = _Tally(real_radii.distances[:, -1:], fake_radii.distances[:, -1:])
+    for pairs in pairs_within(real, fake, tally.real.reach, tally.fake.reach):
+        tally.add(pairs)
+    value = tally.values(k)
+    exact = real_radii.exact and fake_radii.exact
+    return Prdc(**value, k=k, n_real=len(real), n_fake=len(fake), exact=exact)
 
-    balls = np.zeros(len(y), dtype=np.int64)  # (M,) real balls around each fake row
-    recalled = covered = 0
-    for start, block in _distance_blocks(x, y):  # block: (B, M)
-        radii = real_radii[start : start + len(block)]
-        balls += (block < radii[:, None]).sum(axis=0)
-        recalled += int((block < fake_radii).any(axis=1).sum())
-        covered += int((block.min(axis=1) < radii).sum())
-    return Prdc(
-        precision=float((balls > 0).mean()),
-        recall=recalled / len(x),
-        density=float(balls.mean()) / k,
-        coverage=covered / len(x),
-        k=k,
-        n_real=len(x),
-        n_fake=len(y),
+
+def prdc_estimates(
+    real: npt.NDArray[np.floating], fake: npt.NDArray[np.floating], k: int = 5
+) -> dict[str, Estimate]:
+    """Return precision, recall, density and coverage, each with its 95 % interval.
+
+    A row counts by itself and by the radii of others, so the rows' marks are not independent draws,
+    and a binomial interval would leave the radii out. Hence the delete-a-group jackknife over both
+    sets (see `estimate.jackknife`): without each group, radii and balls are those of the rest. They
+    follow from one search, which keeps a few more neighbours than k.
+
+    Near 0 and 1 a jackknife may see no spread at all: there, and wherever it is wider, the interval
+    of the three shares reaches as far as Wilson's for independent rows.
+
+    The interval is for the mean of the value over draws of this many rows, whose distance from the
+    value at other n it does not cover. On normal draws (20 to 300 rows,
+    6 to 16 features, k = 5, equal and different sets) it covered that mean in 96 to 100 % of 120 to
+    200 draws: on the wide side, 1.1 to 2 times as wide as it had to be. A density of 0 throughout
+    has an interval of no width, which is too narrow.
+
+    Args:
+        real: (N, D) float, N >= 2 (k + 1).
+        fake: (M, D) float, M >= 2 (k + 1).
+        k: see `prdc`.
+
+    Returns:
+        The estimates by name, the values being those of `prdc`.
+
+    Raises:
+        StageError: see `prdc`.
+    """
+    _require_k("prdc_estimates", k)
+    require_comparable("prdc_estimates", real, fake, 2 * (k + 1))
+    real_groups, fake_groups = jackknife_groups(len(real)), jackknife_groups(len(fake))
+    tally = _Tally(
+        _radii_without(nearest_others(real, min(k + _SPARE, len(real) - 1)), k, real_groups),
+        _radii_without(nearest_others(fake, min(k + _SPARE, len(fake) - 1)), k, fake_groups),
     )
+    for pairs in pairs_within(real, fake, tally.real.reach, tally.fake.reach):
+        tally.add(pairs)
+    without_real = [tally.values(k, real_out=one) for one in range(real_groups.max() + 1)]
+    without_fake = [tally.values(k, fake_out=one) for one in range(fake_groups.max() + 1)]
+    shares = {"precision": len(fake), "recall": len(real), "coverage": len(real)}
+    found = {}
+    for name, value in tally.values(k).items():
+        one = left_out_interval(
+            value,
+            np.asarray([each[name] for each in without_real]),
+            np.asarray([each[name] for each in without_fake]),
+            len(real),
+            len(fake),
+            lowest=0,
+            highest=1 if name in shares else np.inf,
+        )
+        if name in shares:
+            low, high = _wilson(value, shares[name])
+            one = replace(one, low=min(one.low, low), high=max(one.high, high))
+        found[name] = one
+    return found
 
 
 def class_covered(
@@ -122,34 +185,124 @@ def class_covered(
     Raises:
         StageError: see `prdc`.
     """
-    if k < 1:
-        raise StageError(f"class_covered: k is {k}; it needs at least 1")
+    _require_k("class_covered", k)
     require_comparable("class_covered", real, fake, 1)
     covered = np.full(len(real), np.nan)
     for label in np.unique(real_labels):
         ours, theirs = real_labels == label, fake_labels == label
         if ours.sum() < 2 or not theirs.any():
             continue
-        x, y = real[ours].astype(np.float64), fake[theirs].astype(np.float64)
-        radii = _radii(x, min(k, len(x) - 1))
-        nearest = np.concatenate([block.min(axis=1) for _, block in _distance_blocks(x, y)])
-        covered[ours] = nearest < radii
+        x = real[ours]
+        radii = nearest_others(x, min(k, len(x) - 1)).distances[:, -1]
+        covered[ours] = nearest(x, fake[theirs], 1).distances[:, 0] < radii
     return covered
 
 
-def _radii(rows: _Array, k: int) -> _Array:
-    """Measure the distance from each row to its k-th nearest other row, (N,)."""
-    radii = np.empty(len(rows))
-    for start, block in _distance_blocks(rows, rows):
-        here = np.arange(len(block))
-        block[here, start + here] = np.inf
-        radii[start : start + len(block)] = np.partition(block, k - 1, axis=1)[:, k - 1]
+@dataclass
+class _Side:
+    """The balls of one set, with every row and without each of its groups.
+
+    Attributes:
+        radii: (N, 1 + G) of all rows, then without group 0, 1 and so on.
+        held: (N,) rows of the other set in each ball.
+        held_out: (N, H) of these, the ones in each group of the other set.
+        held_more: (N, G) rows that the larger ball without a group of the own set holds besides.
+        balls: (M,) balls around each row of the other set.
+        balls_out: (M, G) of these, the balls of each group.
+        balls_more: (M, G) balls that reach it only without a group.
+    """
+
+    radii: _Array
+    others: int
+    other_groups: int
+    groups: _Groups = field(init=False)
+    reach: _Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        rows, own = len(self.radii), self.radii.shape[1] - 1
+        self.groups = jackknife_groups(rows)
+        self.reach = self.radii.max(axis=1)
+        self.held, self.balls = np.zeros(rows, np.int32), np.zeros(self.others, np.int32)
+        self.held_out = np.zeros((rows, self.other_groups), np.int32)
+        self.held_more = np.zeros((rows, own), np.int32)
+        self.balls_out = np.zeros((self.others, own), np.int32)
+        self.balls_more = np.zeros((self.others, own), np.int32)
+
+    def add(self, pairs: Pairs, own: _Groups, other: _Groups, other_groups: _Groups) -> None:
+        """Count pairs; `own` and `other` are their rows on this side and on the other one."""
+        inside = pairs.within(self.radii[own, 0])
+        i, j = own[inside], other[inside]
+        np.add.at(self.held, i, 1)
+        np.add.at(self.balls, j, 1)
+        if self.radii.shape[1] == 1:
+            return
+        np.add.at(self.held_out, (i, other_groups[j]), 1)
+        np.add.at(self.balls_out, (j, self.groups[i]), 1)
+        ring = pairs.only(~inside)
+        own, other = own[~inside], other[~inside]
+        for one in range(self.radii.shape[1] - 1):
+            more = ring.within(self.radii[own, one + 1]) & (self.groups[own] != one)
+            np.add.at(self.held_more[:, one], own[more], 1)
+            np.add.at(self.balls_more[:, one], other[more], 1)
+
+    def around(self, out: int | None) -> _Counts:
+        """Count the balls around each row of the other set, without a group of this one."""
+        if out is None:
+            return self.balls
+        return self.balls - self.balls_out[:, out] + self.balls_more[:, out]
+
+
+class _Tally:
+    """Both sides, and the four values with all rows or without a group."""
+
+    def __init__(self, real_radii: _Array, fake_radii: _Array) -> None:
+        real_groups, fake_groups = real_radii.shape[1] - 1, fake_radii.shape[1] - 1
+        self.real = _Side(real_radii, len(fake_radii), fake_groups)
+        self.fake = _Side(fake_radii, len(real_radii), real_groups)
+
+    def add(self, pairs: Pairs) -> None:
+        self.real.add(pairs, pairs.i, pairs.j, self.fake.groups)
+        self.fake.add(pairs, pairs.j, pairs.i, self.real.groups)
+
+    def values(
+        self, k: int, real_out: int | None = None, fake_out: int | None = None
+    ) -> dict[str, float]:
+        real, fake = self.real.groups != real_out, self.fake.groups != fake_out
+        held = self.real.held
+        if real_out is not None:
+            held = held + self.real.held_more[:, real_out]
+        if fake_out is not None:
+            held = held - self.real.held_out[:, fake_out]
+        balls = self.real.around(real_out)[fake]
+        return {
+            "precision": float((balls > 0).mean()),
+            "recall": float((self.fake.around(fake_out)[real] > 0).mean()),
+            "density": float(balls.mean()) / k,
+            "coverage": float((held[real] > 0).mean()),
+        }
+
+
+def _radii_without(found: Neighbours, k: int, groups: _Groups) -> _Array:
+    """Return the radii of all rows and without each group, (N, 1 + G)."""
+    radii = np.empty((len(groups), groups.max() + 2))
+    radii[:, 0] = found.distances[:, k - 1]
+    group = groups[found.rows]  # (N, k + spare)
+    for one in range(groups.max() + 1):
+        kept = np.cumsum(group != one, axis=1)
+        last = np.minimum((kept < k).sum(axis=1), found.rows.shape[1] - 1)
+        radii[:, one + 1] = np.take_along_axis(found.distances, last[:, None], axis=1)[:, 0]
     return radii
 
 
-# By differences, not by |x|^2 + |y|^2 - 2 x.y as scikit-learn's neighbour search does on float64:
-# that form rounds one pair differently in different blocks, and `<` must see a tie as a tie.
-def _distance_blocks(x: _Array, y: _Array) -> Iterator[tuple[int, _Array]]:
-    """Yield the L2 distances from x to y, (B, M) a block, each with its first row of x."""
-    for start in range(0, len(x), _BLOCK_ROWS):
-        yield start, np.asarray(cdist(x[start : start + _BLOCK_ROWS], y))
+def _wilson(share: float, rows: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of independent rows (Wilson 1927)."""
+    square = 1.959964**2
+    middle = (share + square / (2 * rows)) / (1 + square / rows)
+    spread = share * (1 - share) / rows + square / (4 * rows**2)
+    reach = 1.959964 * spread**0.5 / (1 + square / rows)
+    return max(0.0, min(share, middle - reach)), min(1.0, max(share, middle + reach))
+
+
+def _require_k(metric: str, k: int) -> None:
+    if k < 1:
+        raise StageError(f"{metric}: k is {k}; it needs at least 1")

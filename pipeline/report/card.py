@@ -8,7 +8,15 @@ from typing import Any
 import yaml
 
 from pipeline.data.store import StoreInfo
-from pipeline.report.findings import BaseImages, Pretraining, Synthesis, Training, Verdict
+from pipeline.report.findings import (
+    AT_MOST,
+    BaseImages,
+    Pretraining,
+    Synthesis,
+    Training,
+    Verdict,
+)
+from pipeline.report.quality import quality_lines
 
 _SPLITS = ("train", "validation", "test")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -99,6 +107,7 @@ def data_card(facts: CardFacts) -> str:
         _columns(facts),
         "## How the synthetic images were made and kept\n",
         _making(facts),
+        *_quality(facts),
         "## What the generator started from, and how copying was watched\n",
         _training(facts),
         "## Limits\n",
@@ -231,8 +240,9 @@ def _columns(facts: CardFacts) -> str:
             "`guidance_low`, `guidance_high`, `guide`, `precision`, `round`; of edited ones also "
             "`parent_id`, `strength`, `mask`, `parent_distance`",
             "- scores of synthetic rows, null in real ones: `predicted`, `confidence`, `margin`, "
-            "`nearest_id`, `pixel_distance`, `pixel_ratio`, `feature_nearest_id`, "
-            "`feature_distance`, `reason`",
+            "`disagreement`, `nearest_id`, `pixel_distance`, `pixel_ratio`, `near_id`, "
+            "`near_residual`, `near_closeness`, `repeat_closeness`, `support_distance`, "
+            "`class_ratio`, `spread`, `dark`, `bright`, `rough`, `reason`",
         ]
     return "\n".join(lines) + "\n"
 
@@ -258,8 +268,13 @@ def _making(facts: CardFacts) -> str:
     cells = [(title, f"`{value}`") for title, value in pairs]
     text = _table(("What", "Value"), cells)
     text += "\nThresholds, fitted on real validation rows or set:\n\n"
-    limits = [(f"`{name}`", f"`{value:.6g}`") for name, value in sorted(made.thresholds.items())]
+    limits = [
+        (f"`{name}`", f"at {'most' if name in AT_MOST else 'least'} `{value:.6g}`")
+        for name, value in sorted(made.thresholds.items())
+    ]
     text += _table(("Threshold", "Value"), limits)
+    if made.plan:
+        text += f"\nThe number of images was planned: {escape_markdown(made.plan.reason)}.\n"
     if made.search:
         text += (
             f"\nGuidance is the best of {len(made.search)} settings, by kernel distance and "
@@ -270,6 +285,28 @@ def _making(facts: CardFacts) -> str:
         fates = [(f"`{name}`", f"{count:,}") for name, count in sorted(reasons.items())]
         text += _table(("Reason", "Candidates"), fates)
     return text
+
+
+def _quality(facts: CardFacts) -> list[str]:
+    lines = quality_lines(facts.synthesis.quality)
+    if not lines:
+        return []
+    body = []
+    for one in lines:
+        value = one.refusal or _with_interval(one.value, one.interval)
+        cells = (value, _with_interval(one.ceiling, one.ceiling_interval))
+        texts = (f"{one.label} ({one.encoder})", *cells, one.images, one.better)
+        body.append(tuple(escape_markdown(text) for text in texts))
+    return [
+        "## Quality of the accepted images\n",
+        "The ceiling is the same metric, at the same number of images, of real images in their "
+        "place. Brackets hold 95 % intervals.\n\n"
+        + _table(("Metric (of)", "Value", "Ceiling", "Images", "Good is"), body),
+    ]
+
+
+def _with_interval(number: str, interval: str) -> str:
+    return f"{number} ({interval})" if interval else number
 
 
 def _training(facts: CardFacts) -> str:

@@ -14,6 +14,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import StageError
 from pipeline.folders import Manifest, made_from, read_manifest
+from pipeline.report.quality import QualityRow
+
+
+# Thresholds that a score may not exceed; it may not fall below the others.
+AT_MOST = frozenset({"dark", "bright", "rough", "support_distance", "class_ratio"})
 
 
 class _Record(BaseModel):
@@ -94,6 +99,63 @@ class ClassAccount(_Record):
     reasons: dict[str, int]
 
 
+class RuleAccount(_Record):
+    """What one rule of acceptance did.
+
+    Attributes:
+        rule: its name.
+        rejected: candidates that it was the first to reject.
+        alone: candidates that it would reject by itself.
+        validation_share: share of real held-out rows that it would reject; None: unknown.
+    """
+
+    rule: str
+    rejected: int
+    alone: int
+    validation_share: float | None
+
+
+class TriedImages(_Record):
+    """A number of synthetic images of a class, and what it brought on validation rows."""
+
+    images: int
+    shrunk_points: float
+    error_points: float
+
+
+class ClassPlan(_Record):
+    """How many images a class was found to need.
+
+    Attributes:
+        name: class name.
+        training_images: real ones.
+        images: planned ones.
+        tried: what was tried, the fewest images first.
+        confirmed_points: change of its recall on validation rows with the whole plan.
+    """
+
+    name: str
+    training_images: int
+    images: int
+    tried: list[TriedImages]
+    confirmed_points: float | None
+
+
+class Plan(_Record):
+    """The plan of all classes."""
+
+    classes: list[ClassPlan]
+    reason: str
+    budget_images: int | None
+    margin_points: float
+    confirmed_points: float | None
+
+    @property
+    def sizes(self) -> int:
+        """Return how many sizes were tried, at least 1."""
+        return max((len(one.tried) for one in self.classes), default=0) or 1
+
+
 class TriedGuidance(_Record):
     """A setting that the search for guidance tried.
 
@@ -129,6 +191,10 @@ class Synthesis(_Record):
         guidance: of the sampler, in words.
         guidance_reason: why, in words, where it was searched for.
         search: what was tried, in order; empty where guidance was set.
+        quality: metrics of the accepted images; empty where none were measured.
+        rules: what each rule of acceptance did, in the order in which they are asked.
+        plan: how many images each class was found to need; None where nobody asked.
+        encoder_warning: which classes the encoder does not tell apart.
     """
 
     generator_digest: str
@@ -146,6 +212,10 @@ class Synthesis(_Record):
     guidance: str
     guidance_reason: str | None = None
     search: list[TriedGuidance] = []
+    quality: list[QualityRow] = []
+    rules: list[RuleAccount] = []
+    plan: Plan | None = None
+    encoder_warning: str | None = None
 
 
 class Preparation(_Record):

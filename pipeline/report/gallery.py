@@ -26,7 +26,7 @@ _SCORES = (
     "confidence",
     "pixel_distance",
     "pixel_ratio",
-    "feature_distance",
+    "support_distance",
     "predicted",
     "index",
     "nearest_id",
@@ -68,7 +68,8 @@ class Example:
         confidence: the judge's probability of the meant class.
         pixel_distance: root mean square difference to the training image, pixels in [0, 1].
         pixel_ratio: nearest over second-nearest pixel distance.
-        feature_distance: distance to the nearest training image in the judge's features.
+        support_distance: distance to the class's training images in features, about 1 for a real
+            image.
     """
 
     picture: str
@@ -80,7 +81,7 @@ class Example:
     confidence: float
     pixel_distance: float
     pixel_ratio: float
-    feature_distance: float
+    support_distance: float
 
 
 def shown_px(side_px: int) -> tuple[int, bool]:
@@ -177,7 +178,7 @@ def find_examples(store: Path, dataset: Path, limit: int) -> list[Example]:
                     "confidence",
                     "pixel_distance",
                     "pixel_ratio",
-                    "feature_distance",
+                    "support_distance",
                 )
             },
         )

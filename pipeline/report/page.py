@@ -24,7 +24,7 @@ from pipeline.report.figures import (
     gain_figure,
     memory_figure,
 )
-from pipeline.report.findings import ArmResult, Check, Findings, plain_params
+from pipeline.report.findings import AT_MOST, ArmResult, Check, Findings, plain_params
 from pipeline.report.gallery import (
     Example,
     Sheets,
@@ -33,6 +33,7 @@ from pipeline.report.gallery import (
     find_examples,
     shown_px,
 )
+from pipeline.report.quality import quality_lines
 
 PAGE_BYTES = 5_000_000
 
@@ -145,6 +146,8 @@ def render(
         arms=[(arm, describe_arm(arm)) for arm in verdict.arms],
         gallery=gallery,
         reasons=reasons,
+        at_most=AT_MOST,
+        quality=quality_lines(findings.synthesis.quality),
         reason_counts=count_reasons(one.reasons for one in findings.synthesis.classes),
         splits=[split for split in _SPLITS if split in findings.preparation.counts],
         settings=[(name, plain_params(m)) for name, m in findings.manifests.items()],

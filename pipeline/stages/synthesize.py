@@ -1,25 +1,18 @@
-"""Stage synthesize: candidates from the generator, scored, accepted or rejected with reasons."""
+"""Stage synthesize: candidates from the generator, judged, chosen, measured."""
 
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from typing import Literal
 
-import numpy as np
 import torch
-from pydantic import BaseModel
-from sklearn.metrics import balanced_accuracy_score
 
-from pipeline.curation.scores import Scorer
-from pipeline.curation.selection import Thresholds, fit_thresholds
 from pipeline.data.images import Images
 from pipeline.data.store import (
-    Samples,
     StoreInfo,
     read_ids,
     read_info,
@@ -29,19 +22,24 @@ from pipeline.data.store_writer import StoreWriter
 from pipeline.device import pick_device, pick_precision, usable_cores
 from pipeline.diffusion.checkpoints import load_generator
 from pipeline.diffusion.sampling import SamplerSettings
-from pipeline.diffusion.solvers import default_spacing
 from pipeline.errors import StageError
-from pipeline.features.classifier import embed
-from pipeline.features.judge import fit_judge
 from pipeline.folders import write_json
-from pipeline.params import SynthesizeParams
+from pipeline.metrics.table import MOST_ROWS, Measured, write_table
+from pipeline.params import EvaluateParams, Execution, SynthesizeParams
 from pipeline.stages.contract import Inputs, Summary, stage
+from pipeline.synthesis.accounts import ClassAccount, RuleAccount, class_accounts, rule_accounts
+from pipeline.synthesis.encoding import weights_digest
 from pipeline.synthesis.engine import refuse_impossible
 from pipeline.synthesis.executors import Executor, ProcessExecutor, ThreadExecutor, in_order
 from pipeline.synthesis.jobs import ShardJob
-from pipeline.synthesis.parents import Editing, Lineage, Mode, make_editing, masks_digest
+from pipeline.synthesis.judging import Judging
+from pipeline.synthesis.ledger import choose_kept, kept_images, write_out
+from pipeline.synthesis.parents import Mode, make_editing, masks_digest
 from pipeline.synthesis.plan import wanted_images
-from pipeline.synthesis.rounds import Result, fill_plan
+from pipeline.synthesis.planner import Plan, plan_images, write_plan
+from pipeline.synthesis.quality import measure_quality
+from pipeline.synthesis.recipes import Recipe, other_recipes
+from pipeline.synthesis.rounds import fill_plan
 from pipeline.synthesis.search import (
     NO_GUIDANCE,
     SearchResult,
@@ -50,19 +48,8 @@ from pipeline.synthesis.search import (
     write_search,
 )
 from pipeline.synthesis.settings import choose_generator, settings_of
-from pipeline.synthesis.shards import Shard
+from pipeline.synthesis.shards import Shard, read_shard
 from pipeline.tracking.tracker import Tracker
-
-
-class ClassAccount(BaseModel):
-    """What became of one class's candidates."""
-
-    name: str
-    wanted: int
-    candidates: int
-    accepted: int
-    shortfall: int
-    reasons: dict[str, int]
 
 
 class SynthesizeSummary(Summary):
@@ -82,11 +69,17 @@ class SynthesizeSummary(Summary):
         search: what was tried; empty where nothing was.
         rounds: of generating, scoring, accepting.
         candidates: images that were drawn.
-        accepted: images that were kept.
-        acceptance_rate: share that was good, those beyond the plan included.
-        judge_validation_accuracy: balanced accuracy of the judge on validation rows.
+        good: of them, those that no rule rejects.
+        accepted: of these, those that were kept.
+        acceptance_rate: good over candidates.
+        judge_validation_accuracy: balanced accuracy of the judges on validation rows.
         thresholds: limits of acceptance.
         classes: each class's account.
+        rules: each rule's account, in the order in which they are asked.
+        plan: how many images each class was found to need; None where nobody asked.
+        encoder: whose features realism, variety and quality are measured in.
+        encoder_warning: classes that it does not tell apart; None where it does.
+        quality: of the accepted images, each metric beside its ceiling.
     """
 
     generator_digest: str
@@ -102,30 +95,40 @@ class SynthesizeSummary(Summary):
     search: list[Tried]
     rounds: int
     candidates: int
+    good: int
     accepted: int
     acceptance_rate: float
     judge_validation_accuracy: float
     thresholds: dict[str, float]
     classes: list[ClassAccount]
+    rules: list[RuleAccount]
+    plan: Plan | None
+    encoder: str
+    encoder_warning: str | None
+    quality: list[Measured]
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Whose images are drawn, how, and what was tried to find out how."""
+    """Whose images are drawn and how, and what was tried to find out how."""
 
-    folder: Path
-    digest: str
     name: Literal["teacher", "student"]
-    settings: SamplerSettings
+    recipes: tuple[Recipe, ...]
     searched: SearchResult | None
 
 
-@stage("synthesize", SynthesizeSummary, extra_key=masks_digest)
+def _read_beside(params: SynthesizeParams) -> str:
+    """Return the digest of the files that the section asks for beside the stages' folders."""
+    return masks_digest(params) + weights_digest(params)
+
+
+@stage("synthesize", SynthesizeSummary, extra_key=_read_beside)
 def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -> SynthesizeSummary:
-    """Fill the balance plan, in rounds.
+    """Draw and judge candidates, in rounds; decide how many are kept, and which; measure them.
 
     Raises:
-        InputError: what the params ask for does not go with the generator, the images or the masks.
+        InputError: what the params ask for does not go with the generator, the images or the masks,
+            or the encoder's weights cannot be used.
         StageError: a broken generator or store.
     """
     store = inputs["prepare"] / "dataset"
@@ -133,7 +136,132 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
     training = read_samples(store, ("train",))
     validation = read_samples(store, ("validation",))
     device = pick_device(params.execution.device)
-    precision = pick_precision(params.precision, device)
+    pool = read_samples(store, ("pool",)).images if params.encoder == "selfsupervised" else None
+    judging = Judging(params, info.classes, training, validation, pool, device, tracker)
+    source = _choose_source(params, inputs, info, judging, out)
+    curator = judging.curator(read_ids(store))
+    # The pilot of a plan is as many as `auto` would keep, unless a number is given.
+    counts, first = info.counts["train"], params.images_per_class
+    if first == "planned":
+        first = params.pilot_images or "auto"
+    wanted = [wanted_images(counts, first)[name] for name in info.classes]
+    times = 1.0 if params.select == "first" else params.select_from
+    shards = out / "shards"
+    began = time.monotonic()
+
+    def read(shard: Shard) -> Images:
+        images = read_shard(shards, shard)
+        if images is None:
+            raise StageError(
+                f"{shards / shard.name}: not readable any more; run the same command again"
+            )
+        return images
+
+    with _executor(params, source.recipes, device, shards) as executor:
+        ledger = fill_plan(
+            info.classes,
+            wanted,
+            [math.ceil(times * one) for one in wanted],
+            params.shard_images,
+            params.max_rounds,
+            lambda wave: _sample_wave(wave, executor, shards, tracker),
+            curator,
+            source.recipes,
+            params.seed,
+            params.adapt_below,
+            params.select != "first",
+        )
+    chosen = choose_kept(ledger, params.select)
+    plan = None
+    if params.images_per_class == "planned":
+        plan = plan_images(
+            info.classes,
+            training,
+            validation,
+            *kept_images(ledger, chosen, read),
+            params.plan_budget_images,
+            params.plan_margin_points,
+            EvaluateParams(
+                seed=params.seed, seeds=params.plan_seeds, execution=Execution(workers=1)
+            ),
+            device,
+            params.execution.workers or usable_cores(),
+            lambda done, total: tracker.progress("plan", done, total, "classifiers"),
+        )
+        write_plan(out / "plan.csv", plan)
+        wanted = plan.images
+        chosen = chosen.cut(wanted)
+    total, asked = sum(one.candidates.total() for one in ledger.classes), source.recipes[0]
+    with ExitStack() as stack:
+        accepted, rejected = (
+            stack.enter_context(_open_store(out / name, info)) for name in ("accepted", "rejected")
+        )
+        write_out(
+            ledger,
+            chosen,
+            source.recipes,
+            params.seed,
+            read,
+            accepted.add,
+            rejected.add,
+            lambda done: tracker.progress("write", done, total, "images"),
+        )
+        accepted.close()
+        rejected.close()
+    seconds = time.monotonic() - began
+    most = math.ceil(MOST_ROWS / len(info.classes))
+    quality = measure_quality(
+        *kept_images(ledger, chosen.cut([most] * len(info.classes)), read),
+        training,
+        validation,
+        judging.ensemble,
+        judging.encoder,
+        inputs["train"] / "generator",
+        params.seed,
+        device,
+        asked.settings.precision,
+        lambda done, total: tracker.progress("measure", done, total, "steps"),
+    )
+    write_table(out / "quality.csv", quality)
+    guidance, searched = asked.settings.guidance, source.searched
+    classes = class_accounts(ledger, chosen, wanted, source.recipes)
+    good = sum(one.good for one in classes)
+    summary = SynthesizeSummary(
+        generator_digest=asked.digest,
+        generator=source.name,
+        mode=params.mode,
+        sampler=asked.settings.sampler,
+        sampler_steps=asked.settings.steps,
+        guidance=guidance.describe(),
+        guidance_weight=guidance.weight,
+        guidance_low=guidance.low,
+        guidance_high=guidance.high if math.isfinite(guidance.high) else None,
+        guidance_reason=searched.reason if searched else None,
+        search=list(searched.rows) if searched else [],
+        rounds=ledger.rounds,
+        candidates=total,
+        good=good,
+        accepted=sum(one.accepted for one in classes),
+        acceptance_rate=good / total if total else 0.0,
+        judge_validation_accuracy=judging.accuracy,
+        thresholds=curator.thresholds.as_dict(),
+        classes=classes,
+        rules=rule_accounts(ledger, curator.rules, curator.rules_on_validation()),
+        plan=plan,
+        encoder=judging.encoder.name,
+        encoder_warning=judging.warning,
+        quality=quality,
+    )
+    _report(summary, seconds, out, tracker)
+    rmtree(shards, ignore_errors=True)
+    return summary
+
+
+def _choose_source(
+    params: SynthesizeParams, inputs: Inputs, info: StoreInfo, judging: Judging, out: Path
+) -> _Source:
+    """Return the recipes, the one that was asked for first; refuse what is impossible early."""
+    precision = pick_precision(params.precision, judging.device)
     choice = choose_generator(params, inputs["train"], precision)
     searches = choice.settings is None and params.guidance == "auto"
     # On the processor, and not kept: workers load their own.
@@ -141,111 +269,67 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
     if generator.spec.classes != info.classes:
         raise StageError("synthesize: the generator knows other classes; run `replenish train`")
     settings, searched = choice.settings, None
+    # What a search will put in the place of no guidance goes with the generator by itself.
+    own = settings_of(params, precision, NO_GUIDANCE if searches or settings else None)
     if settings is None:
-        # What a search will put in the place of no guidance goes with the generator by itself.
-        settings = settings_of(params, precision, NO_GUIDANCE if searches else None)
+        settings = own
     refuse_impossible(generator, settings)
-    editing = None
-    if params.mode != "generate":
-        editing = make_editing(params, training, info.classes)
+    editing = make_editing(params, judging.training, info.classes, params.mode)
+    if editing is not None:
         for label in range(len(info.classes)):
             editing.origin(params.seed, label, 0)  # refuse what has no parent, before any work
     if choice.note:
-        tracker.note(choice.note)
-    wanted = wanted_images(info.counts["train"], params.images_per_class)
-    judge = fit_judge(
-        training,
-        len(info.classes),
-        params.judge_steps,
-        params.seed,
-        device,
-        lambda step: tracker.progress("judge", step, params.judge_steps, "steps"),
-    )
-    scorer = Scorer(judge, training)
-    held_out = scorer.score(validation.images, validation.labels)
-    accuracy = float(balanced_accuracy_score(validation.labels, held_out.predicted))
-    thresholds = fit_thresholds(
-        held_out, params.confidence_quantile, params.copy_quantile, params.copy_ratio
-    )
+        judging.tracker.note(choice.note)
     if searches:
-        searched = search_guidance(
-            generator if device.type == "cpu" else load_generator(choice.folder, device),
-            training,
-            validation,
-            partial(embed, judge),
-            settings,
-            params.search_images,
-            params.seed,
-            device,
-            tracker,
+        searched = _search(params, judging, choice.folder, settings, out)
+        settings = own = settings_of(params, precision, searched.guidance)
+    asked = Recipe("as asked", choice.folder, generator.digest, settings, editing)
+    recipes: tuple[Recipe, ...] = (asked,)
+    if params.adapt_below:
+        teacher, folder = generator, inputs["train"] / "generator"
+        if folder != choice.folder:
+            teacher = load_generator(folder, torch.device("cpu"))
+        recipes += other_recipes(
+            asked,
+            Recipe("from noise", folder, teacher.digest, own),
+            teacher,
+            make_editing(params, judging.training, info.classes, "edit"),
         )
-        write_search(out / "search.csv", searched)
-        settings = settings_of(params, precision, searched.guidance)
-    source = _Source(
-        choice.folder,
-        generator.digest,
-        "teacher" if choice.settings is None else "student",
+    return _Source("teacher" if choice.settings is None else "student", recipes, searched)
+
+
+def _search(
+    params: SynthesizeParams,
+    judging: Judging,
+    folder: Path,
+    settings: SamplerSettings,
+    out: Path,
+) -> SearchResult:
+    searched = search_guidance(
+        load_generator(folder, judging.device),
+        judging.training,
+        judging.validation,
+        judging.encoder.embed,
         settings,
-        searched,
+        params.search_images,
+        params.seed,
+        judging.device,
+        judging.tracker,
     )
-    del generator
-    shards = out / "shards"
-    began = time.monotonic()
-    with ExitStack() as stack:
-        accepted, rejected = (
-            stack.enter_context(_open_store(out / name, info)) for name in ("accepted", "rejected")
-        )
-        executor = stack.enter_context(_executor(params, source, editing, device, shards))
-
-        def keep(candidates: Samples) -> None:
-            good = np.asarray([reason == "accepted" for reason in candidates.extra["reason"]])
-            accepted.add(candidates.take(good))
-            rejected.add(candidates.take(~good))
-
-        def parents(shard: Shard) -> Lineage | None:
-            if editing is None:
-                return None
-            return editing.lineage(params.seed, shard.label, shard.indices)
-
-        result = fill_plan(
-            info.classes,
-            [wanted[name] for name in info.classes],
-            params.shard_images,
-            params.max_rounds,
-            lambda wave: _sample_wave(wave, executor, shards, tracker),
-            scorer,
-            thresholds,
-            # Ids alone: a candidate with the pixels of a real row of any split is rejected unseen.
-            read_ids(store),
-            _lineage(params, source),
-            keep,
-            parents,
-        )
-        accepted.close()
-        rejected.close()
-    seconds = time.monotonic() - began
-    summary = _summarise(params, result, source, accuracy, thresholds)
-    _report(summary, seconds, out, tracker)
-    rmtree(shards, ignore_errors=True)
-    return summary
+    write_search(out / "search.csv", searched)
+    return searched
 
 
 def _executor(
-    params: SynthesizeParams,
-    source: _Source,
-    editing: Editing | None,
-    device: torch.device,
-    shards: Path,
+    params: SynthesizeParams, recipes: tuple[Recipe, ...], device: torch.device, shards: Path
 ) -> Executor:
     execution = params.execution
     # A GPU does one batch after the other; on a processor each worker has a thread of its own.
     workers = 1 if device.type == "cuda" else execution.workers or usable_cores()
     job = ShardJob(
-        source.folder,
-        source.settings,
+        recipes,
         params.seed,
         str(device),
-        editing,
         compiled=params.compile,
         batch_images=None if execution.batch_images == "auto" else execution.batch_images,
         workers=workers,
@@ -276,71 +360,6 @@ def _sample_wave(
     return in_order(executor, wave, folder, count)
 
 
-def _lineage(params: SynthesizeParams, source: _Source) -> dict[str, str | int | float]:
-    settings, guidance = source.settings, source.settings.guidance
-    return {
-        "generator": source.digest,
-        "mode": params.mode,
-        "seed": params.seed,
-        "sampler": settings.sampler,
-        "sampler_steps": settings.steps,
-        "sampler_spacing": settings.spacing or default_spacing(settings.sampler),
-        "sampler_eta": settings.eta,
-        "guidance": guidance.weight,
-        "guidance_low": guidance.low,
-        "guidance_high": guidance.high,
-        "guide": guidance.guide,
-        "precision": settings.precision,
-    }
-
-
-def _summarise(
-    params: SynthesizeParams,
-    result: Result,
-    source: _Source,
-    accuracy: float,
-    thresholds: Thresholds,
-) -> SynthesizeSummary:
-    candidates = sum(one.candidates for one in result.classes)
-    accepted = sum(one.accepted for one in result.classes)
-    good = accepted + sum(one.reasons["surplus"] for one in result.classes)
-    guidance, searched = source.settings.guidance, source.searched
-    return SynthesizeSummary(
-        generator_digest=source.digest,
-        generator=source.name,
-        mode=params.mode,
-        sampler=source.settings.sampler,
-        sampler_steps=source.settings.steps,
-        guidance=guidance.describe(),
-        guidance_weight=guidance.weight,
-        guidance_low=guidance.low,
-        guidance_high=guidance.high if math.isfinite(guidance.high) else None,
-        guidance_reason=searched.reason if searched else None,
-        search=list(searched.rows) if searched else [],
-        rounds=result.rounds,
-        candidates=candidates,
-        accepted=accepted,
-        acceptance_rate=good / candidates if candidates else 0.0,
-        judge_validation_accuracy=accuracy,
-        thresholds={
-            "confidence": thresholds.confidence,
-            "copy_distance": thresholds.copy_distance,
-            "copy_ratio": thresholds.copy_ratio,
-        },
-        classes=[
-            ClassAccount(
-                name=one.name,
-                wanted=one.wanted,
-                candidates=one.candidates,
-                accepted=one.accepted,
-                shortfall=one.shortfall,
-                reasons={str(reason): count for reason, count in sorted(one.reasons.items())},
-            )
-            for one in result.classes
-        ],
-    )
-
-
 def _report(summary: SynthesizeSummary, seconds: float, out: Path, tracker: Tracker) -> None:
     shortfall = sum(one.shortfall for one in summary.classes)
     numbers = {
@@ -358,14 +377,24 @@ def _report(summary: SynthesizeSummary, seconds: float, out: Path, tracker: Trac
         f"synthesize: accepted {summary.accepted:,} of {summary.candidates:,} candidates "
         f"({summary.acceptance_rate:.0%} were good) in {summary.rounds} rounds"
     )
+    if summary.plan is not None:
+        tracker.note(f"synthesize: planned {summary.accepted:,} images: {summary.plan.reason}")
     if not summary.candidates:
         tracker.note(
             "synthesize: the plan asks for no image; set synthesize.images_per_class to a number"
         )
     for one in summary.classes:
+        if len(one.recipes) > 1:
+            tracker.note(f"synthesize: class {one.name} tried {_tried(one)}")
         if one.shortfall:
             tracker.note(
                 f"synthesize: class {one.name} is {one.shortfall} images short of "
                 f"{one.wanted} after {summary.rounds} rounds; raise synthesize.max_rounds or "
                 "train.steps, or see the rejected images in the report"
             )
+
+
+def _tried(one: ClassAccount) -> str:
+    return ", ".join(
+        f"{recipe.name} ({recipe.good} of {recipe.candidates} good)" for recipe in one.recipes
+    )

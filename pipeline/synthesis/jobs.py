@@ -6,15 +6,15 @@ Apart from the shards themselves, so that whoever writes, reads or hands them ou
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
 
 from pipeline.data.images import Images
-from pipeline.diffusion.checkpoints import load_generator
-from pipeline.diffusion.sampling import SamplerSettings
+from pipeline.diffusion.checkpoints import Generator, load_generator
 from pipeline.synthesis.engine import Candidate, Engine
-from pipeline.synthesis.parents import Editing
+from pipeline.synthesis.recipes import Recipe
 from pipeline.synthesis.shards import Shard
 
 
@@ -23,11 +23,9 @@ class ShardJob:
     """What decides the images, and how they are drawn, as plain data for workers of any process.
 
     Attributes:
-        generator: folder of the generator.
-        settings: of the sampler.
+        recipes: ways to draw; a shard names one by its number.
         seed: root seed.
         device: name of the torch device to sample on.
-        editing: training images to start from; None starts from noise.
         compiled: use torch.compile.
         batch_images: images of one network call; None measures.
         workers: that share the memory.
@@ -35,11 +33,9 @@ class ShardJob:
         shard_images: candidates of a shard.
     """
 
-    generator: Path
-    settings: SamplerSettings
+    recipes: tuple[Recipe, ...]
     seed: int
     device: str
-    editing: Editing | None = None
     compiled: bool = False
     batch_images: int | None = None
     workers: int = 1
@@ -47,41 +43,62 @@ class ShardJob:
     shard_images: int = 32
 
     def start(self) -> "EngineWorker":
-        """Load the generator and return what samples shards with it.
+        """Load the first recipe's generator and return what samples shards.
 
         Raises:
             InputError: the generator is missing or damaged.
         """
-        device = torch.device(self.device)
-        engine = Engine(
-            load_generator(self.generator, device),
-            self.settings,
-            self.seed,
-            device,
-            self.editing,
-            compiled=self.compiled,
-            batch_images=self.batch_images,
-            workers=self.workers,
-            memory_mib=self.memory_mib,
-        )
-        return EngineWorker(engine, self.shard_images)
+        worker = EngineWorker(self)
+        worker.engine(0)
+        return worker
 
 
 class EngineWorker:
-    """A warm engine that draws shards, as many at once as fill its batch."""
+    """Warm engines, one a recipe, that draw shards, as many at once as fill a batch."""
 
-    def __init__(self, engine: Engine, shard_images: int) -> None:
-        """Take the engine; its batch is measured before the first shard."""
-        self._engine, self._shard_images = engine, shard_images
+    def __init__(self, job: ShardJob) -> None:
+        """Take the job; a generator is loaded, and its batch measured, before its first shard."""
+        self._job = job
+        self._generators: dict[Path, Generator] = {}
+        self._engines: dict[int, Engine] = {}
+        self._lock = Lock()
 
     @property
     def at_once(self) -> int:
         """Return how many shards fill one batch."""
-        return max(1, self._engine.batch_images // self._shard_images)
+        return max(1, self.engine(0).batch_images // self._job.shard_images)
+
+    def engine(self, recipe: int) -> Engine:
+        """Return the engine of a recipe, made when it is first needed."""
+        with self._lock:  # the threads of a process share the worker
+            if recipe not in self._engines:
+                self._engines[recipe] = self._make(self._job.recipes[recipe])
+            return self._engines[recipe]
 
     def sample(self, shards: Sequence[Shard]) -> list[Images]:
         """Return each shard's candidates, (size, H, W, C) uint8."""
-        images = self._engine.draw(
-            [Candidate(shard.label, index) for shard in shards for index in shard.indices]
+        drawn: dict[Shard, Images] = {}
+        for recipe in sorted({shard.recipe for shard in shards}):
+            own = [shard for shard in shards if shard.recipe == recipe]
+            images = self.engine(recipe).draw(
+                [Candidate(shard.label, index) for shard in own for index in shard.indices]
+            )
+            parts = np.split(images, np.cumsum([shard.size for shard in own])[:-1])
+            drawn.update(zip(own, parts, strict=True))
+        return [drawn[shard] for shard in shards]
+
+    def _make(self, recipe: Recipe) -> Engine:
+        job, device = self._job, torch.device(self._job.device)
+        if recipe.generator not in self._generators:
+            self._generators[recipe.generator] = load_generator(recipe.generator, device)
+        return Engine(
+            self._generators[recipe.generator],
+            recipe.settings,
+            job.seed,
+            device,
+            recipe.editing,
+            compiled=job.compiled,
+            batch_images=job.batch_images,
+            workers=job.workers,
+            memory_mib=job.memory_mib,
         )
-        return np.split(images, np.cumsum([shard.size for shard in shards])[:-1])

@@ -136,13 +136,23 @@ class Editing:
         return found
 
 
-def make_editing(params: SynthesizeParams, training: Samples, classes: Sequence[str]) -> Editing:
-    """Return how candidates are made from training rows.
+def make_editing(
+    params: SynthesizeParams, training: Samples, classes: Sequence[str], mode: Mode
+) -> Editing | None:
+    """Return how candidates are made from training rows; None where they are drawn from noise.
+
+    Args:
+        params: the section; strengths and masks are its.
+        training: rows to start from.
+        classes: class names by label.
+        mode: what is done with them.
 
     Raises:
         InputError: masks are missing, unreadable or of another size than the images.
         StageError: a row that is no real training row.
     """
+    if mode == "generate":
+        return None
     wrong = {*training.splits} - {"train"} or {*training.origins} - {"real"}
     if wrong:
         raise StageError(
@@ -150,10 +160,10 @@ def make_editing(params: SynthesizeParams, training: Samples, classes: Sequence[
             "rows may be parents; run `replenish prepare --force`"
         )
     masks: tuple[tuple[str, npt.NDArray[np.bool_]], ...] = ()
-    if params.mode == "inpaint" and params.mask == "user":
+    if mode == "inpaint" and params.mask == "user":
         masks = read_masks(Path(params.mask_path), training.images.shape[1])
     return Editing(
-        mode=params.mode,
+        mode=mode,
         images=training.images,
         labels=training.labels,
         ids=training.ids,

@@ -196,7 +196,8 @@ def plan_images(
     for cut in _CUTS:
         tried = np.ceil(cut * wanted).astype(np.int64)
         change = _recall_change(without, trainer.scores(tried), trainer.labels, len(classes))
-        lost = [classes[k] for k in np.flatnonzero(head) if round(change[k] + margin_points, 9) < 0]
+        spared = np.round(change + margin_points, 9) >= 0
+        lost = [name for name, fine in zip(classes, spared | ~head, strict=True) if not fine]
         if not lost:
             reason = "each class gets what its own curve speaks for"
             if cut < 1:

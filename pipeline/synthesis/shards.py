@@ -1,7 +1,8 @@
 """Seed-addressed units of work: fixed ranges of candidate indices of one class.
 
-Candidate i of a class is a function of (generator digest, sampler settings, class, i): no number of
-workers, no batch, no restart and no larger plan changes an image.
+Candidate i of a class is a function of (generator digest, sampler settings, class, i), and a recipe
+is short for the first two: no number of workers, no batch, no restart and no larger plan changes an
+image.
 """
 
 from collections.abc import Sequence
@@ -20,11 +21,12 @@ from pipeline.hashing import digest_bytes
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Candidates number * size up to (number + 1) * size of one class."""
+    """Candidates number * size up to (number + 1) * size of one class, drawn by one recipe."""
 
     label: int
     number: int
     size: int
+    recipe: int = 0
 
     @property
     def indices(self) -> range:
@@ -34,7 +36,8 @@ class Shard:
     @property
     def name(self) -> str:
         """Return the shard's file name without ending."""
-        return f"class-{self.label:04d}-shard-{self.number:06d}"
+        recipe = f"-recipe-{self.recipe}" if self.recipe else ""
+        return f"class-{self.label:04d}{recipe}-shard-{self.number:06d}"
 
 
 class ShardWorker(Protocol):

@@ -28,7 +28,7 @@ SMALL = {
         "shard_images": 4,
         "max_rounds": 2,
         "judge_steps": 15,
-        "confidence_quantile": 0.0,
+        "filter_share": 0.0,
     },
     "evaluate": {
         "arms": ["real", "real_augmented", "mixed"],

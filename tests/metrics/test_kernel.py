@@ -2,6 +2,8 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
+import torch
+from torch_fidelity.metric_kid import kid_features_to_metric
 
 from pipeline.errors import StageError
 from pipeline.metrics import kernel as module
@@ -258,3 +260,53 @@ def test_a_class_distance_says_what_it_is_made_of():
     assert not found.real_terms[labels == 2].any()
     assert not found.fake_terms[fake_labels == 2].any()
     assert found.real_terms[labels == 0].all()
+
+
+def test_it_equals_torch_fidelity_on_one_subset_of_all_rows():
+    random = np.random.default_rng(12)
+    real, fake = random.normal(size=(40, 5)), random.normal(size=(40, 5)) + 0.5
+    peer = kid_features_to_metric(
+        torch.from_numpy(real),
+        torch.from_numpy(fake),
+        kid_subsets=1,
+        kid_subset_size=40,
+        verbose=False,
+    )
+    found = kernel_distance(real, fake).value
+    assert found == pytest.approx(peer["kernel_inception_distance_mean"], rel=1e-10)
+
+
+@pytest.mark.parametrize("name", ["polynomial", "gaussian"])
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_many_rows_are_averaged_over_blocks_without_bias(name, shift, monkeypatch):
+    random = np.random.default_rng(13)
+    draws = [draw(random, 48, 30, shift) for _ in range(150)]
+    whole = np.array([kernel_distance(*one, name).value for one in draws])
+    monkeypatch.setattr(module, "EXACT_ROWS", 40)
+    found = [kernel_distance(*one, name) for one in draws]
+    assert {one.blocks for one in found} == {4}
+    values = np.array([one.value for one in found])
+    assert abs((values - whole).mean()) < 4 * (values - whole).std() / np.sqrt(150)
+    spread = np.sqrt(np.mean([one.spread**2 for one in found]))
+    assert 0.85 < spread / values.std() < 1.6
+    assert kernel_distance(*draws[0], name) == found[0]  # the shuffle is always the same
+
+
+def test_blocks_are_disjoint_and_hold_all_rows_and_never_too_few(monkeypatch):
+    assert kernel_distance(*draw(np.random.default_rng(14), 9, 9, 0.0)).blocks == 1
+    monkeypatch.setattr(module, "EXACT_ROWS", 10)
+    for n, m, count in ((5, 400, 1), (9, 400, 2), (100, 60, 15), (20, 20, 5)):
+        blocks = module._blocks(n, m)
+        assert len(blocks) == count
+        if count > 1:
+            for side, rows in ((0, n), (1, m)):
+                assert sorted(np.concatenate([one[side] for one in blocks])) == list(range(rows))
+                assert min(len(one[side]) for one in blocks) >= module.MINIMUM_ROWS
+
+
+def test_a_memory_map_gives_the_same_as_the_array(tmp_path):
+    real, fake = (rows.astype(np.float32) for rows in draw(np.random.default_rng(15), 30, 20, 0.3))
+    real.tofile(tmp_path / "real.bin")
+    mapped = np.memmap(tmp_path / "real.bin", np.float32, "r", shape=real.shape)
+    for name in ("polynomial", "gaussian"):
+        assert kernel_distance(mapped, fake, name) == kernel_distance(real, fake, name)

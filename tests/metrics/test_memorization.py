@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StageError
+from pipeline.metrics.estimate import TooFewRows
 from pipeline.metrics.memorization import (
     COPY_RATIO,
     Nearest,
     RealIndex,
     copy_share,
+    copy_share_estimate,
     nearest_real,
+    share_estimate,
 )
 
 
@@ -99,3 +102,27 @@ def test_the_copy_share_is_the_share_of_copies_mixed_into_new_draws():
 def test_a_copy_share_of_nothing_is_refused():
     with pytest.raises(StageError, match="copy_share: 0 fake rows; a share needs at least 1"):
         copy_share(nearest_of([]))
+
+
+def test_the_share_has_wilsons_interval():
+    random = np.random.default_rng(3)
+    real, new = random.normal(size=(2, 100, 16))
+    half = np.concatenate([real[:50] + 0.01, new[:50]])
+    found = copy_share_estimate(real, half)
+    assert (found.value, found.n_real, found.n_fake) == (0.5, 100, 100)
+    # The roots of (p - 0.5)^2 = z^2 p (1 - p) / n.
+    for end in (found.low, found.high):
+        assert abs(end - 0.5) == pytest.approx(1.959964 * np.sqrt(end * (1 - end) / 100))
+
+
+def test_no_copy_among_few_rows_leaves_room_for_some():
+    none, all_ = (share_estimate(np.full(10, hit), 5) for hit in (False, True))
+    assert (none.value, none.low) == (0, 0)
+    assert none.high == pytest.approx(3.8415 / 13.8415, rel=1e-3)  # z^2 / (n + z^2)
+    assert (all_.value, all_.high, all_.low) == (1, 1, pytest.approx(1 - none.high))
+    assert share_estimate(np.zeros(1000, dtype=bool), 5).high < 0.004
+
+
+def test_an_estimate_of_too_few_rows_is_refused():
+    with pytest.raises(TooFewRows, match="copy_share: 1 fake rows; it needs at least 2"):
+        copy_share_estimate(np.eye(3), np.eye(3)[:1])

@@ -131,3 +131,11 @@ def test_a_refused_student_is_told(tmp_path: Path) -> None:
     card = data_card(facts(tmp_path, Fake(student=False), 0.5))
     assert "A student that samples in 4 steps was refused, so the network" in card
     assert "A student" not in data_card(facts(tmp_path / "none", Fake(), 0.5))
+
+
+def test_a_plan_is_told_and_limits_say_which_side_they_are_of(tmp_path: Path) -> None:
+    card = data_card(facts(tmp_path, Fake(planned=True), 0.5))
+    assert "The number of images was planned: each class gets what its" in card
+    assert "<own>" not in card
+    assert "| `confidence` | at least `0.61` |" in card
+    assert "was planned" not in data_card(facts(tmp_path / "none", Fake(), 0.5))

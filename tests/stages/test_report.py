@@ -397,3 +397,21 @@ def test_the_page_and_the_record_say_what_became_of_a_student(
 
 def test_without_a_student_the_page_does_not_speak_of_one(tmp_path: Path) -> None:
     assert "A student" not in Page(write_page(tmp_path)).text
+
+
+def test_the_rules_and_what_they_cost_are_shown(tmp_path: Path) -> None:
+    path = write_page(tmp_path)
+    text = " ".join(Page(path).text.split())
+    assert "copies340.2 labels77" in text
+    assert "How many images each class needs" not in text
+
+
+def test_the_plan_is_shown_with_what_was_tried_and_text_is_escaped(tmp_path: Path) -> None:
+    page = write_page(tmp_path, Fake(planned=True)).read_text()
+    plan = page.split("How many images each class needs</h3>")[1].split("</table>")[0]
+    assert "what its &lt;own&gt; curve speaks for. With the whole plan" in plan
+    assert "changed by \u22120.6 points" in plan
+    assert "have 500 images in all" in plan
+    assert "<td>20: +1.5 <small>(0.7)</small></td><td>40: \u22120.5" in plan
+    assert '<td colspan="1"></td><td class="n"></td></tr>' in plan  # tried with one size alone
+    assert "mixes up &lt;a&gt; and b" in page

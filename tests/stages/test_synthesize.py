@@ -20,7 +20,7 @@ def synthesize_params(**changes):
         "sampler_steps": 6,
         "shard_images": 4,
         "judge_steps": 30,
-        "confidence_quantile": 0.0,
+        "filter_share": 0.0,
     }
     return SynthesizeParams(**{**values, **changes})
 
@@ -48,7 +48,7 @@ def test_synthesize_fills_the_thin_class_with_scored_rows(trained, tmp_path, rec
     assert len(accepted) == summary.accepted == summary.classes[1].accepted
     assert set(accepted.origins) <= {"synthetic"}
     training = read_samples(root / "prepare" / "dataset", ("train",))
-    for column in ("nearest_id", "feature_nearest_id"):
+    for column in ("nearest_id", "near_id"):
         assert set(accepted.extra[column]) <= set(training.ids)
     assert set(accepted.extra["generator"]) == {summary.generator_digest}
     assert set(accepted.extra["reason"]) == {"accepted"}
@@ -102,6 +102,7 @@ def test_an_interrupted_run_goes_on_from_its_shards(
     assert len(list((work / "shards").glob("*.sha256"))) == len(sampled) > 2
     # As a kill would leave it: a store without its dataset.json, and a half-written file.
     stale = work / "accepted" / "data" / "train-00007-of-00008.parquet"
+    stale.parent.mkdir(parents=True)
     for path in (stale, work / "shards" / ".x.tmp"):
         path.write_bytes(b"PAR1")
     run_synthesize(root, out, recording_tracker, **changes)

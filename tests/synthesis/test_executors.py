@@ -22,6 +22,7 @@ from pipeline.hashing import digest_pixels
 from pipeline.synthesis import executors as module
 from pipeline.synthesis.executors import ProcessExecutor, ThreadExecutor, in_order
 from pipeline.synthesis.jobs import ShardJob
+from pipeline.synthesis.recipes import Recipe
 from pipeline.synthesis.shards import Shard, read_shard
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +63,8 @@ def job(tmp_path_factory):
     folder = tmp_path_factory.mktemp("generator")
     spec = GeneratorSpec(("a", "b"), 8, "L", "cosine", "velocity", False, "", None)
     save_generator(folder, spec, build_unet(8, "L", CLASSES, Preset(8, 1), seed=0))
-    return ShardJob(folder, SamplerSettings("dpmsolver++", 2, Guidance(1.5)), 0, "cpu")
+    settings = SamplerSettings("dpmsolver++", 2, Guidance(1.5))
+    return ShardJob((Recipe("as asked", folder, "g", settings),), 0, "cpu")
 
 
 def shards_512():

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -10,6 +11,7 @@ from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.diffusion.unet import Preset, build_unet
 from pipeline.errors import InputError
 from pipeline.synthesis.jobs import ShardJob
+from pipeline.synthesis.recipes import Recipe
 from pipeline.synthesis.shards import Shard
 
 SETTINGS = SamplerSettings("dpmsolver++", 3, Guidance(1.5))
@@ -23,9 +25,16 @@ def folder(tmp_path_factory):
     return folder
 
 
+def recipes(folder):
+    return (
+        Recipe("as asked", folder, "g", SETTINGS),
+        Recipe("firmer", folder, "g", replace(SETTINGS, guidance=Guidance(6.0))),
+    )
+
+
 def draw(folder, *shards, seed=0, **changes):
     with torch_threads(1):
-        return ShardJob(folder, SETTINGS, seed, "cpu", **changes).start().sample(shards)
+        return ShardJob(recipes(folder), seed, "cpu", **changes).start().sample(shards)
 
 
 def test_images_depend_on_seed_class_and_index(folder):
@@ -46,14 +55,14 @@ def test_shards_of_any_size_hold_the_same_candidates(folder):
 
 def test_as_many_shards_are_taken_at_once_as_fill_a_batch(folder):
     with torch_threads(1):
-        job = ShardJob(folder, SETTINGS, 0, "cpu", batch_images=64, shard_images=16)
+        job = ShardJob(recipes(folder), 0, "cpu", batch_images=64, shard_images=16)
         assert job.start().at_once == 4
-        job = ShardJob(folder, SETTINGS, 0, "cpu", batch_images=16, shard_images=100)
+        job = ShardJob(recipes(folder), 0, "cpu", batch_images=16, shard_images=100)
         assert job.start().at_once == 1
 
 
 def test_a_job_can_be_sent_and_does_shards_where_it_arrives(folder):
-    job = ShardJob(folder, SETTINGS, 7, "cpu")
+    job = ShardJob(recipes(folder), 7, "cpu")
     start = ForkingPickler.loads(ForkingPickler.dumps(job.start))
     (expected,) = draw(folder, Shard(1, 3, 4), seed=7)
     with torch_threads(1):
@@ -62,4 +71,20 @@ def test_a_job_can_be_sent_and_does_shards_where_it_arrives(folder):
 
 def test_a_job_without_a_generator_says_so_at_its_start(tmp_path):
     with pytest.raises(InputError, match="not a readable generator"):
-        ShardJob(tmp_path, SETTINGS, 0, "cpu").start()
+        ShardJob(recipes(tmp_path), 0, "cpu").start()
+
+
+def test_shards_of_several_recipes_are_drawn_each_by_its_own(folder):
+    mixed = [Shard(0, 0, 3, recipe=1), Shard(0, 0, 3), Shard(1, 0, 3, recipe=1)]
+    firm, plain, other = draw(folder, *mixed)
+    assert not np.array_equal(firm, plain)
+    for shard, found in zip(mixed, (firm, plain, other), strict=True):
+        assert np.array_equal(draw(folder, shard)[0], found)
+    assert len({shard.name for shard in mixed}) == 3
+
+
+def test_an_engine_of_a_recipe_shares_the_network(folder):
+    with torch_threads(1):
+        worker = ShardJob(recipes(folder), 0, "cpu").start()
+        assert worker.engine(0) is worker.engine(0)
+        assert worker.engine(0)._generator is worker.engine(1)._generator

@@ -21,7 +21,8 @@ def training(split="train", origin="real"):
 
 
 def editing(**params):
-    return make_editing(SynthesizeParams(**params), training(), CLASSES)
+    params = SynthesizeParams(**params)
+    return make_editing(params, training(), CLASSES, params.mode)
 
 
 def write_mask(folder, name="one.png", size=(8, 8), box=(2, 5)):
@@ -61,7 +62,7 @@ def test_strengths_are_mixed_evenly():
 
 def test_without_another_class_crossing_is_refused():
     only = training().take(np.arange(5))
-    made = make_editing(SynthesizeParams(mode="cross_class"), only, CLASSES)
+    made = make_editing(SynthesizeParams(mode="cross_class"), only, CLASSES, "cross_class")
     with pytest.raises(InputError, match="no training image of another class"):
         made.origin(0, 0, 0)
 
@@ -69,7 +70,7 @@ def test_without_another_class_crossing_is_refused():
 @pytest.mark.parametrize(("split", "origin"), [("test", "real"), ("train", "synthetic")])
 def test_only_real_training_rows_are_parents(split, origin):
     with pytest.raises(StageError, match="only real training rows may be parents"):
-        make_editing(SynthesizeParams(mode="edit"), training(split, origin), CLASSES)
+        make_editing(SynthesizeParams(mode="edit"), training(split, origin), CLASSES, "edit")
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.95])
