@@ -1,8 +1,9 @@
 """What each filter, each way to choose and the planner bring a classifier: an ablation.
 
 `python benchmarks/filters.py --artifacts DIR --json FILE --markdown FILE`. DIR holds the finished
-stages prepare and train of a run (there may be several); without one, the embedded digits are
-prepared and trained on first. One pool of candidates is drawn, the same for all; each way of
+stages prepare and train of a run (there may be several), and the candidates are those of its stage
+synthesize where that is finished as well; without one, the embedded digits are prepared and trained
+on first. One pool of candidates is drawn, the same for all; each way of
 choosing takes the same number of images a class from it, and classifiers of the same seeds learn
 from real images and these, half and half. The differences to taking the candidates as they come are
 paired by seed. `fill` and `planned` have the same number of images in all, and are compared with
@@ -23,12 +24,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import typer
-from pipeline.curation.curator import Curator
 from sampler_steps import train_digits
 
+from pipeline.curation.curator import Curator
 from pipeline.curation.diversity import choose
 from pipeline.data.images import Images
-from pipeline.data.store import Samples, read_ids, read_info, read_samples
+from pipeline.data.store import Samples, concatenate, read_ids, read_info, read_samples
 from pipeline.device import torch_threads, usable_cores
 from pipeline.diffusion.checkpoints import load_generator
 from pipeline.diffusion.guidance import Guidance
@@ -116,7 +117,11 @@ def main(
                 if json_file is not None:  # a long run that is stopped keeps what it has
                     json_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
-            pool = draw_pool(folder, Path(scratch) / name, candidates)
+            made = folder / "synthesize"
+            if (made / "manifest.json").exists():
+                pool = read_pool(made)
+            else:
+                pool = draw_pool(folder, Path(scratch) / name, candidates)
             compare(folder, pool, kept, seeds, quick, keep)
     text = "\n\n".join(table(name, found) for name, found in results.items())
     typer.echo(text)
@@ -139,6 +144,14 @@ def draw_pool(folder: Path, scratch: Path, candidates: int) -> Pool:
     with ThreadExecutor(job.start, scratch, workers) as executor:
         parts = [images for _, images in in_order(executor, shards, scratch, lambda shard: None)]
     return Pool(np.concatenate(parts), np.repeat([shard.label for shard in shards], SHARD_IMAGES))
+
+
+def read_pool(folder: Path) -> Pool:
+    """Return the candidates of a finished stage synthesize, accepted or not."""
+    rows = [read_samples(folder / name) for name in ("accepted", "rejected")]
+    every = concatenate([part for part in rows if len(part)])
+    order = np.lexsort((every.extra["index"], every.labels))
+    return Pool(every.images[order], every.labels[order])
 
 
 def compare(

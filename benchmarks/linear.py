@@ -1,7 +1,7 @@
 """Does generation stream? Seconds and peak memory by number of images, and the straight lines.
 
 `python benchmarks/linear.py --quick --json FILE` samples a tiny untrained network (8 px) as the
-stage synthesize does: executor, shards on disk, judge, sample store. Each number of images has a
+stage synthesize does: executor, shards on disk, judges, sample store. Each number of images has a
 fresh process. The slope of memory is what an image costs that is long written; it is 0 where
 nothing is kept. The store's Parquet files hold 500 rows here, not 10,000, since the rows that wait
 for their file do fill memory at first.
@@ -22,8 +22,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from pipeline.curation.scores import Scorer
-from pipeline.curation.selection import Thresholds
+from pipeline.curation.curator import Curator
+from pipeline.data.images import Images
 from pipeline.data.store import make_samples
 from pipeline.data.store_writer import StoreWriter
 from pipeline.device import torch_threads, usable_cores
@@ -32,9 +32,13 @@ from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.diffusion.unet import Preset, build_unet
 from pipeline.features.classifier import build_classifier
+from pipeline.features.judge import Ensemble
 from pipeline.synthesis.executors import ProcessExecutor, ThreadExecutor, in_order
 from pipeline.synthesis.jobs import ShardJob
+from pipeline.synthesis.ledger import choose_kept, write_out
+from pipeline.synthesis.recipes import Recipe
 from pipeline.synthesis.rounds import fill_plan
+from pipeline.synthesis.shards import Shard, read_shard
 
 FULL, QUICK = (1_000, 4_000, 16_000, 64_000), (1_000, 2_000, 4_000, 8_000)
 SIDE_PX, SHARD_IMAGES, ROWS_PER_FILE = 8, 20, 500
@@ -101,9 +105,8 @@ def generate(images: int, folder: Path, backend: str, workers: int) -> Run:
     spec = GeneratorSpec(classes, SIDE_PX, "L", "cosine", "velocity", False, "", None)
     save_generator(folder / "generator", spec, build_unet(SIDE_PX, "L", 2, Preset(8, 1), seed=0))
     settings = SamplerSettings("dpmsolver++", 2, Guidance(1.0))
-    job = ShardJob(
-        folder / "generator", settings, 0, "cpu", workers=workers, shard_images=SHARD_IMAGES
-    )
+    recipe = Recipe("as asked", folder / "generator", "untrained", settings)
+    job = ShardJob((recipe,), 0, "cpu", workers=workers, shard_images=SHARD_IMAGES)
     random = np.random.default_rng(0)
     real = make_samples(
         random.integers(0, 256, (64, SIDE_PX, SIDE_PX, 1), dtype=np.uint8),
@@ -116,29 +119,49 @@ def generate(images: int, folder: Path, backend: str, workers: int) -> Run:
     each = max(1, round(images / len(classes) / SHARD_IMAGES)) * SHARD_IMAGES
     with ExitStack() as stack:
         stack.enter_context(torch_threads(1))
-        # Judged like any other, and all accepted: what becomes of an image is not the point.
+        # Judged like any other, and all accepted: what becomes of an image is not the point. No
+        # search for near repeats: it grows with a class's square, slowly (docs/log.md).
         judge = build_classifier(1, len(classes), 8, SIDE_PX, 0).eval()
-        scorer = Scorer(judge, real)
+        folds, chances = np.zeros(len(real), np.int64), np.full((len(real), 2), 0.5)
+        curator = Curator(real, real.take([]), Ensemble((judge,), folds, chances), rules=())
         executor = stack.enter_context(kind(job.start, folder / "shards", workers))
         store = stack.enter_context(
             StoreWriter(folder / "store", classes, SIDE_PX, "L", ROWS_PER_FILE)
         )
         began = time.perf_counter()
-        result = fill_plan(
+        targets = [int(_FIRST_RATE * each)] * len(classes)
+        ledger = fill_plan(
             classes,
-            [int(_FIRST_RATE * each)] * len(classes),
+            targets,
+            targets,
             SHARD_IMAGES,
             1,
             lambda wave: in_order(executor, wave, folder / "shards", lambda shard: None),
-            scorer,
-            Thresholds(0.0, 0.0, 0.0),
-            real.ids,
-            {"generator": "untrained", "seed": 0},
+            curator,
+            (recipe,),
+            seed=0,
+            adapt_below=0.0,
+            keep_features=False,
+        )
+
+        def read(shard: Shard) -> Images:
+            images = read_shard(folder / "shards", shard)
+            assert images is not None
+            return images
+
+        write_out(
+            ledger,
+            choose_kept(ledger, "first"),
+            (recipe,),
+            0,
+            read,
             store.add,
+            store.add,
+            lambda done: None,
         )
         store.close()
         seconds = time.perf_counter() - began
-    drawn = sum(one.candidates for one in result.classes)
+    drawn = sum(one.candidates.total() for one in ledger.classes)
     peak = _peak_bytes(resource.RUSAGE_SELF)
     if backend == "processes":
         peak += workers * _peak_bytes(resource.RUSAGE_CHILDREN)

@@ -446,7 +446,7 @@ class SynthesizeParams(Section):
         3, ge=2, le=20, description="classifiers, each trained without one part of the rows"
     )
     filter_share: float = Field(
-        0.04,
+        0.03,
         ge=0.0,
         le=0.5,
         description="share of real held-out rows that the filters may reject, all together: what "

@@ -2,11 +2,15 @@
 
 import json
 import shutil
+from collections import Counter
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tiny_store import parts, run_pretrain, run_train, stripes, write_prepare
 
 from pipeline.data.store import read_samples
+from pipeline.downstream import training
 from pipeline.errors import InputError
 from pipeline.folders import read_manifest, write_manifest
 from pipeline.params import Execution, SynthesizeParams
@@ -47,9 +51,9 @@ def test_synthesize_fills_the_thin_class_with_scored_rows(trained, tmp_path, rec
     assert set(accepted.labels.tolist()) <= {1}
     assert len(accepted) == summary.accepted == summary.classes[1].accepted
     assert set(accepted.origins) <= {"synthetic"}
-    training = read_samples(root / "prepare" / "dataset", ("train",))
+    real = read_samples(root / "prepare" / "dataset", ("train",))
     for column in ("nearest_id", "near_id"):
-        assert set(accepted.extra[column]) <= set(training.ids)
+        assert set(accepted.extra[column]) <= set(real.ids)
     assert set(accepted.extra["generator"]) == {summary.generator_digest}
     assert set(accepted.extra["reason"]) == {"accepted"}
     rejected = read_samples(tmp_path / "synthesize" / "rejected")
@@ -162,8 +166,8 @@ def test_edited_images_name_their_parent_and_are_not_copies_of_it(
         root, tmp_path / "synthesize", recording_tracker, mode=mode, max_rounds=2
     )
     assert summary.mode == mode
-    training = read_samples(root / "prepare" / "dataset", ("train",))
-    label_of = dict(zip(training.ids, training.labels.tolist(), strict=True))
+    real = read_samples(root / "prepare" / "dataset", ("train",))
+    label_of = dict(zip(real.ids, real.labels.tolist(), strict=True))
     limit = summary.thresholds["copy_distance"]
     kept = 0
     for name in ("accepted", "rejected"):
@@ -190,6 +194,102 @@ def test_an_edit_of_strength_nought_is_rejected_as_a_repeat(trained, tmp_path, r
     summary = run_synthesize(root, tmp_path / "synthesize", recording_tracker, **changes)
     assert summary.accepted == 0
     assert set(summary.classes[1].reasons) == {"repeat"}
+
+
+def test_the_plan_decides_how_many_are_kept(trained, tmp_path, recording_tracker, monkeypatch):
+    monkeypatch.setattr(training, "classifier_steps", lambda wanted, images: 15)
+    root, _ = trained
+    out = tmp_path / "synthesize"
+    changes = {"images_per_class": "planned", "pilot_images": 8, "plan_seeds": 2, "max_rounds": 6}
+    summary = run_synthesize(root, out, recording_tracker, plan_margin_points=100.0, **changes)
+    plan = summary.plan
+    assert [one.wanted for one in summary.classes] == plan.images
+    rows = read_samples(out / "accepted")
+    assert len(rows) == summary.accepted <= sum(plan.images)
+    assert summary.good >= summary.accepted
+    assert (out / "plan.csv").read_text().count("\n") == 1 + 2 * 3
+    assert any(plan.reason in note for note in recording_tracker.notes)
+    none = run_synthesize(
+        root, tmp_path / "none", recording_tracker, plan_budget_images=0, **changes
+    )
+    assert none.accepted == 0
+    assert none.plan.images == [0, 0]
+
+
+def test_the_kept_ones_are_chosen_for_variety_from_more_good_ones(
+    trained, tmp_path, recording_tracker
+):
+    root, _ = trained
+    changes = {"images_per_class": 4, "max_rounds": 6, "filters": ()}
+    first = run_synthesize(root, tmp_path / "first", recording_tracker, **changes)
+    varied = run_synthesize(
+        root, tmp_path / "varied", recording_tracker, select="k_centre", select_from=3.0, **changes
+    )
+    assert first.accepted == varied.accepted == 8
+    assert varied.good >= 24 > first.good
+    ids = [set(read_samples(tmp_path / name / "accepted").ids) for name in ("first", "varied")]
+    assert ids[0] != ids[1]
+
+
+def test_a_class_that_is_mostly_rejected_goes_on_by_another_recipe(
+    trained, tmp_path, recording_tracker
+):
+    root, _ = trained
+    summary = run_synthesize(
+        root, tmp_path / "s", recording_tracker, copy_ratio=1.0, images_per_class=9,
+        shard_images=16, max_rounds=3, adapt_below=1.0,
+    )  # fmt: skip
+    assert summary.accepted == 0
+    names = [one.name for one in summary.classes[0].recipes]
+    assert names == ["as asked", "firmer guidance", "edits of training images"]
+    assert all(one.candidates >= 32 for one in summary.classes[0].recipes)
+    assert any("class rows tried as asked (0 of" in note for note in recording_tracker.notes)
+    rows = read_samples(tmp_path / "s" / "rejected")
+    assert {*rows.extra["mode"]} == {"generate", "edit"}
+    for mode, distance in zip(rows.extra["mode"], rows.extra["parent_distance"], strict=True):
+        assert (distance is None or distance != distance) == (mode == "generate")
+
+
+def test_the_rules_are_accounted_for_and_the_images_measured(trained, tmp_path, recording_tracker):
+    root, _ = trained
+    out = tmp_path / "synthesize"
+    summary = run_synthesize(
+        root, out, recording_tracker, images_per_class=12, max_rounds=6, filter_share=0.1
+    )
+    assert [one.rule for one in summary.rules] == [
+        "copies", "near_copies", "artefacts", "labels", "realism", "off_class", "repeats"
+    ]  # fmt: skip
+    fates = Counter()
+    for one in summary.classes:
+        fates.update(one.reasons)
+        assert sum(one.reasons.values()) == one.candidates
+    rejected = sum(n for name, n in fates.items() if name not in ("accepted", "surplus", "repeat"))
+    assert sum(one.rejected for one in summary.rules) == rejected
+    assert all(one.alone >= one.rejected for one in summary.rules)
+    quality = {one.name: one for one in summary.quality}
+    assert quality["frechet_distance"].n_fake > 0 or quality["frechet_distance"].refusal
+    assert quality["membership_auc"].value is not None
+    assert len((out / "quality.csv").read_text().splitlines()) == 1 + len(summary.quality)
+
+
+def test_an_encoder_from_a_file_judges_and_measures(trained, tmp_path, recording_tracker):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=0)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_file(model.state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"architecture": "test_resnet"}))
+    root, _ = trained
+    changes = {"encoder": "timm", "encoder_image_px": 32, "images_per_class": 4}
+    summary = run_synthesize(
+        root, tmp_path / "s", recording_tracker, encoder_path=str(folder), **changes
+    )
+    assert "test_resnet" in summary.encoder
+    assert summary.encoder in {one.encoder for one in summary.quality}
+    (folder / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        run_synthesize(root, tmp_path / "t", recording_tracker, encoder_path=str(folder), **changes)
 
 
 def test_guidance_is_searched_for_and_the_choice_is_used(trained, tmp_path, recording_tracker):
