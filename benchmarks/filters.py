@@ -40,7 +40,7 @@ from pipeline.downstream.training import Bench, train_pair
 from pipeline.downstream.verdict import tail_classes
 from pipeline.features.judge import Ensemble, fit_ensemble
 from pipeline.hashing import digest_pixels
-from pipeline.params import DEFAULT_FILTERS, EvaluateParams, FilterName
+from pipeline.params import EvaluateParams, FilterName
 from pipeline.synthesis.executors import ThreadExecutor, in_order
 from pipeline.synthesis.jobs import ShardJob
 from pipeline.synthesis.plan import wanted_images
@@ -54,6 +54,9 @@ SHARD_IMAGES = 32
 RULES: tuple[FilterName, ...] = (
     "copies", "near_copies", "repeats", "artefacts", "labels", "realism", "off_class", "typical"
 )  # fmt: skip
+ALL = tuple(rule for rule in RULES if rule != "typical")
+COST = 0.03  # share of real rows that the rules may reject, as by default
+STRICTER = (0.1, 0.25)
 MIXED = Arm("mixed_50", "mixed", 0.5, "light", True)
 BASELINE = Arm("real_augmented", "baseline", None, "light", True)
 POINTS = 100.0
@@ -174,8 +177,10 @@ def compare(
     params = EvaluateParams(seeds=seeds)
     trial = Trial(training, test, pool, len(info.classes), params)
 
-    def judge(rules: Sequence[FilterName]) -> tuple[Rows, npt.NDArray[np.float32]]:
-        return good_rows(training, validation, ensemble, rules, real_ids, pool)
+    def judge(
+        rules: Sequence[FilterName], cost: float = COST
+    ) -> tuple[Rows, npt.NDArray[np.float32]]:
+        return good_rows(training, validation, ensemble, rules, cost, real_ids, pool)
 
     every = np.arange(len(pool.labels))
     found: list[Found] = [trial.run("real images alone", None, None)]
@@ -201,15 +206,19 @@ def compare(
     for rule in ("labels", "near_copies") if quick else RULES:
         rows, _ = judge((rule,))
         add(f"{rule} alone", first(rows), len(rows) / len(every))
-    good, features = judge(DEFAULT_FILTERS)
+    for cost in () if quick else STRICTER:
+        for name, rules in (("labels alone", ("labels",)), ("all", ALL)):
+            good, _ = judge(rules, cost)
+            add(f"{name}, at a cost of {cost:.0%}", first(good), len(good) / len(every))
+    good, features = judge(ALL)
     share = len(good) / len(every)
-    add("all default filters", first(good), share)
+    add("all", first(good), share)
     for how in ("diverse", "k_centre"):
         chosen = [
             good[own][choose(features[own], kept, how)]
             for own in (np.flatnonzero(pool.labels[good] == k) for k in range(len(info.classes)))
         ]
-        add(f"default filters, {how}", np.concatenate(chosen), share)
+        add(f"all, {how}", np.concatenate(chosen), share)
     largest = dict(zip(info.classes, np.bincount(training.labels).tolist(), strict=True))
     fill = wanted_images(largest, "fill")
     filled = np.concatenate(
@@ -241,11 +250,12 @@ def good_rows(
     validation: Samples,
     ensemble: Ensemble,
     rules: Sequence[FilterName],
+    cost: float,
     real_ids: Sequence[str],
     pool: Pool,
 ) -> tuple[Rows, npt.NDArray[np.float32]]:
     """Return which candidates pass the rules, and their features."""
-    curator = Curator(training, validation, ensemble, ensemble.embed, rules, real_ids=real_ids)
+    curator = Curator(training, validation, ensemble, rules=rules, quantile=cost, real_ids=real_ids)
     good: list[int] = []
     features: list[npt.NDArray[np.float32]] = []
     for start in range(0, len(pool.labels), SHARD_IMAGES):

@@ -207,11 +207,31 @@ def _log_synthesize(folder: Path, tracker: Tracker) -> None:
                 for name in ("guidance_weight", "guidance_low", "guidance_high")
             },
             **_chosen_guidance(_list(summary.get("search"))),
+            **_quality(_list(summary.get("quality"))),
+            **_rules(_list(summary.get("rules"))),
         },
     )
     if isinstance(guidance := summary.get("guidance"), str):
         tracker.tags({"guidance": guidance})
-    _log_files(folder, tracker, ("search.csv",))
+    _log_files(folder, tracker, ("search.csv", "quality.csv", "plan.csv"))
+
+
+def _quality(rows: Sequence[Any]) -> dict[str, object]:
+    """Return each metric of the kept images and its ceiling; refused ones have neither."""
+    return {
+        f"synthesize/quality_{row.get('name')}{end}": row.get(key)
+        for row in rows
+        if isinstance(row, dict)
+        for key, end in (("value", ""), ("ceiling", "_ceiling"))
+    }
+
+
+def _rules(rows: Sequence[Any]) -> dict[str, object]:
+    return {
+        f"synthesize/rejected_{row.get('rule')}": row.get("rejected")
+        for row in rows
+        if isinstance(row, dict)
+    }
 
 
 def _chosen_guidance(search: Sequence[Any]) -> dict[str, object]:

@@ -263,3 +263,24 @@ def test_a_student_has_flat_names(artifacts, recording_tracker):
         "train/student_steps": 4,
         "train/student_copy_share": 0.01,
     }
+
+
+def test_quality_and_rules_of_the_kept_images_are_told(artifacts, recording_tracker):
+    summary = {
+        "accepted": 5,
+        "quality": [
+            {"name": "frechet_distance", "value": 1.5, "ceiling": 0.4},
+            {"name": "vendi_score", "value": None, "ceiling": None, "refusal": "too few"},
+        ],
+        "rules": [{"rule": "near_copies", "rejected": 4}],
+    }
+    finish(artifacts, "synthesize", {"summary.json": summary, "quality.csv": "", "plan.csv": ""})
+    log_results(artifacts, recording_tracker, root=artifacts)
+    last = recording_tracker.last_metric
+    assert last("synthesize/quality_frechet_distance") == 1.5
+    assert last("synthesize/quality_frechet_distance_ceiling") == 0.4
+    assert last("synthesize/rejected_near_copies") == 4
+    told = {name for values, _ in recording_tracker.metrics_calls for name in values}
+    assert not any("vendi" in name for name in told)
+    sent = [name for _, name in recording_tracker.artifacts]
+    assert {"synthesize/quality.csv", "synthesize/plan.csv"} <= set(sent)
