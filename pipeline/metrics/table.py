@@ -31,7 +31,7 @@ from pipeline.metrics.memorization import copy_share_estimate
 from pipeline.metrics.nearest_distance import closer_to_training, nearest_ratio
 from pipeline.metrics.prdc import prdc_estimates
 from pipeline.metrics.sliced import sliced_distance
-from pipeline.metrics.vendi import vendi_score
+from pipeline.metrics.vendi import class_vendi, vendi_score
 from pipeline.seeds import numpy_generator
 
 Better = Literal["low", "high", "middle"]
@@ -276,6 +276,7 @@ _WORDS: dict[str, tuple[str, Better]] = {
     "coverage": ("coverage", "high"),
     "inception_score": ("inception score", "high"),
     "vendi_score": ("Vendi score", "middle"),
+    "class_vendi_score": ("Vendi score within a class", "middle"),
     "copy_share": ("share of copies", "low"),
     "nearest_ratio": ("nearest over second-nearest distance", "high"),
     "authenticity": ("share of authentic images", "high"),
@@ -374,6 +375,14 @@ def _vendi(real: _Set, fake: _Set, seed: int) -> tuple[Estimate, ...]:
     return (vendi_score(fake.features),)
 
 
+def _vendi_by_class(real: _Set, fake: _Set, seed: int) -> tuple[Estimate, ...]:
+    """Return the mean over classes; their rows are drawn apart, so the errors add in squares."""
+    found = list(class_vendi(fake.features, fake.labels).values())
+    value = float(np.mean([one.value for one in found]))
+    reach = math.hypot(*((one.high - one.low) / 2 for one in found)) / len(found)
+    return (Estimate(value, max(1.0, value - reach), value + reach, 0, len(fake)),)
+
+
 def _copies(real: _Set, fake: _Set, seed: int) -> tuple[Estimate, ...]:
     return (copy_share_estimate(real.pixels, fake.pixels),)
 
@@ -396,6 +405,7 @@ _MEASURES: tuple[tuple[tuple[str, ...], _Against, _Source, _Measure], ...] = (
     (("precision", "recall", "density", "coverage"), "heldout", "features", _balls),
     (("inception_score",), "nothing", "classifier", _score),
     (("vendi_score",), "nothing", "features", _vendi),
+    (("class_vendi_score",), "nothing", "features", _vendi_by_class),
     (("copy_share",), "training", "pixels", _copies),
     (("nearest_ratio",), "training", "features", _ratio),
     (("authenticity",), "training", "features", _authentic),

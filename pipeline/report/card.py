@@ -8,15 +8,9 @@ from typing import Any
 import yaml
 
 from pipeline.data.store import StoreInfo
-from pipeline.report.findings import (
-    AT_MOST,
-    BaseImages,
-    Pretraining,
-    Synthesis,
-    Training,
-    Verdict,
-)
+from pipeline.report.findings import BaseImages, Pretraining, Training, Verdict
 from pipeline.report.quality import quality_lines
+from pipeline.report.synthesis import AT_MOST, Synthesis
 
 _SPLITS = ("train", "validation", "test")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))

@@ -10,29 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from pipeline.errors import StageError
 from pipeline.folders import Manifest, made_from, read_manifest
-from pipeline.report.quality import QualityRow
+from pipeline.report.record import Record
+from pipeline.report.synthesis import Synthesis
 
 
-# Thresholds that a score may not exceed; it may not fall below the others.
-AT_MOST = frozenset({"dark", "bright", "rough", "support_distance", "class_ratio"})
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Spread(_Record):
+class Spread(Record):
     """Mean and sample standard deviation over seeds, in [0, 1]."""
 
     mean: float
     sd: float
 
 
-class ArmResult(_Record):
+class ArmResult(Record):
     """One arm of the comparison."""
 
     name: str
@@ -44,7 +37,7 @@ class ArmResult(_Record):
     tail_recall: Spread
 
 
-class ClassGain(_Record):
+class ClassGain(Record):
     """Gain of one class: recalls in [0, 1], `*_points` in percentage points."""
 
     name: str
@@ -57,7 +50,7 @@ class ClassGain(_Record):
     high_points: float
 
 
-class Sizes(_Record):
+class Sizes(Record):
     """How much the verdict rests on."""
 
     training: int
@@ -68,7 +61,7 @@ class Sizes(_Record):
     bootstrap_resamples: int
 
 
-class Verdict(_Record):
+class Verdict(Record):
     """evaluate/verdict.json."""
 
     decision: Literal["use", "do_not_use"]
@@ -88,137 +81,7 @@ class Verdict(_Record):
     synthetic_available: bool
 
 
-class ClassAccount(_Record):
-    """What became of one class's candidates."""
-
-    name: str
-    wanted: int
-    candidates: int
-    accepted: int
-    shortfall: int
-    reasons: dict[str, int]
-
-
-class RuleAccount(_Record):
-    """What one rule of acceptance did.
-
-    Attributes:
-        rule: its name.
-        rejected: candidates that it was the first to reject.
-        alone: candidates that it would reject by itself.
-        validation_share: share of real held-out rows that it would reject; None: unknown.
-    """
-
-    rule: str
-    rejected: int
-    alone: int
-    validation_share: float | None
-
-
-class TriedImages(_Record):
-    """A number of synthetic images of a class, and what it brought on validation rows."""
-
-    images: int
-    shrunk_points: float
-    error_points: float
-
-
-class ClassPlan(_Record):
-    """How many images a class was found to need.
-
-    Attributes:
-        name: class name.
-        training_images: real ones.
-        images: planned ones.
-        tried: what was tried, the fewest images first.
-        confirmed_points: change of its recall on validation rows with the whole plan.
-    """
-
-    name: str
-    training_images: int
-    images: int
-    tried: list[TriedImages]
-    confirmed_points: float | None
-
-
-class Plan(_Record):
-    """The plan of all classes."""
-
-    classes: list[ClassPlan]
-    reason: str
-    budget_images: int | None
-    margin_points: float
-    confirmed_points: float | None
-
-    @property
-    def sizes(self) -> int:
-        """Return how many sizes were tried, at least 1."""
-        return max((len(one.tried) for one in self.classes), default=0) or 1
-
-
-class TriedGuidance(_Record):
-    """A setting that the search for guidance tried.
-
-    Attributes:
-        guidance: in words.
-        evaluations: network evaluations an image.
-        images: samples that it drew.
-        kernel_distance: of these to the validation rows, low is good.
-        coverage: share of validation rows that they come near to, in [0, 1].
-        copy_share: share of them that are copies, in [0, 1].
-        round: the last that it took part in, counted from 1.
-        chosen: is it the one?
-    """
-
-    guidance: str
-    evaluations: int
-    images: int
-    kernel_distance: float
-    coverage: float
-    copy_share: float
-    round: int
-    chosen: bool
-
-
-class Synthesis(_Record):
-    """synthesize/summary.json.
-
-    Attributes:
-        generator: teacher or student.
-        mode: what the images were drawn from.
-        sampler: by name.
-        sampler_steps: network evaluations an image, guidance not counted.
-        guidance: of the sampler, in words.
-        guidance_reason: why, in words, where it was searched for.
-        search: what was tried, in order; empty where guidance was set.
-        quality: metrics of the accepted images; empty where none were measured.
-        rules: what each rule of acceptance did, in the order in which they are asked.
-        plan: how many images each class was found to need; None where nobody asked.
-        encoder_warning: which classes the encoder does not tell apart.
-    """
-
-    generator_digest: str
-    rounds: int
-    candidates: int
-    accepted: int
-    acceptance_rate: float
-    judge_validation_accuracy: float
-    thresholds: dict[str, float]
-    classes: list[ClassAccount]
-    generator: str
-    mode: str
-    sampler: str
-    sampler_steps: int
-    guidance: str
-    guidance_reason: str | None = None
-    search: list[TriedGuidance] = []
-    quality: list[QualityRow] = []
-    rules: list[RuleAccount] = []
-    plan: Plan | None = None
-    encoder_warning: str | None = None
-
-
-class Preparation(_Record):
+class Preparation(Record):
     """prepare/summary.json."""
 
     classes: list[str]
@@ -231,7 +94,7 @@ class Preparation(_Record):
     dataset_digest: str
 
 
-class Pretraining(_Record):
+class Pretraining(Record):
     """pretrain/summary.json: the base that the generator started from, if any."""
 
     base: Literal["none", "pool", "folder", "hub", "run"]
@@ -243,7 +106,7 @@ class Pretraining(_Record):
     heldout_loss: float | None
 
 
-class StudentAccount(_Record):
+class StudentAccount(Record):
     """What train/summary.json says of a distilled network.
 
     Attributes:
@@ -277,7 +140,7 @@ class StudentAccount(_Record):
         return f"{subject} {fate}: {self.reason}."
 
 
-class Training(_Record):
+class Training(Record):
     """train/summary.json."""
 
     steps: int
@@ -304,7 +167,7 @@ class Training(_Record):
     student: StudentAccount | None = None
 
 
-class Assembly(_Record):
+class Assembly(Record):
     """assemble/summary.json."""
 
     decision: str
@@ -367,7 +230,7 @@ class Findings:
     manifests: dict[str, Manifest]
 
 
-_R = TypeVar("_R", bound=_Record)
+_R = TypeVar("_R", bound=Record)
 
 
 def read_findings(folders: dict[str, Path]) -> Findings:

@@ -24,7 +24,7 @@ from pipeline.report.figures import (
     gain_figure,
     memory_figure,
 )
-from pipeline.report.findings import AT_MOST, ArmResult, Check, Findings, plain_params
+from pipeline.report.findings import ArmResult, Check, Findings, plain_params
 from pipeline.report.gallery import (
     Example,
     Sheets,
@@ -34,6 +34,7 @@ from pipeline.report.gallery import (
     shown_px,
 )
 from pipeline.report.quality import quality_lines
+from pipeline.report.synthesis import AT_MOST
 
 PAGE_BYTES = 5_000_000
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pipeline.report.record import Record
 
 _BETTER = {"low": "low", "high": "high", "middle": "near the ceiling"}
 
 
-class QualityRow(BaseModel):
+class QualityRow(Record):
     """A metric in synthesize/summary.json.
 
     Attributes:
@@ -26,8 +26,6 @@ class QualityRow(BaseModel):
         better: which values are good; `middle` is near the ceiling.
         refusal: why there is no value.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     label: str
     encoder: str

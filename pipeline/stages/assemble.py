@@ -28,7 +28,6 @@ from pipeline.params import AssembleParams
 from pipeline.report.card import CardFacts, data_card
 from pipeline.report.findings import (
     Pretraining,
-    Synthesis,
     Training,
     Verdict,
     check_lineage,
@@ -37,6 +36,7 @@ from pipeline.report.findings import (
     read_base_images,
     read_record,
 )
+from pipeline.report.synthesis import Synthesis
 from pipeline.stages.contract import Inputs, Summary, stage
 from pipeline.tracking.tracker import Tracker
 

@@ -29,7 +29,7 @@ QUALITY = [
     "density",
     "coverage",
 ]
-ALONE = ["inception_score", "vendi_score"]
+ALONE = ("inception_score", "vendi_score", "class_vendi_score")
 COPYING = ["copy_share", "nearest_ratio", "authenticity"]
 
 

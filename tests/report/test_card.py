@@ -8,12 +8,12 @@ from pipeline.folders import read_manifest
 from pipeline.report.card import CardFacts, data_card, escape_markdown
 from pipeline.report.findings import (
     Pretraining,
-    Synthesis,
     Training,
     Verdict,
     read_base_images,
     read_record,
 )
+from pipeline.report.synthesis import Synthesis
 
 HOSTILE = ("<script>alert(1)</script>", "a | b](x)", "---\nname: !!python/object")
 

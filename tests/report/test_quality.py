@@ -8,8 +8,9 @@ from fake_stages import Fake, finish, write_stages
 from pipeline.errors import StageError
 from pipeline.folders import write_json
 from pipeline.params import AssembleParams, Params, ReportParams
-from pipeline.report.findings import Synthesis, read_record
+from pipeline.report.findings import read_record
 from pipeline.report.quality import QualityRow, quality_lines
+from pipeline.report.synthesis import Synthesis
 from pipeline.stages.assemble import run as assemble
 from pipeline.stages.report import run as report
 from pipeline.tracking.tracker import NullTracker
