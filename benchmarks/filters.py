@@ -3,12 +3,13 @@
 `python benchmarks/filters.py --artifacts DIR --json FILE --markdown FILE`. DIR holds the finished
 stages prepare and train of a run (there may be several), and the candidates are those of its stage
 synthesize where that is finished as well; without one, the embedded digits are prepared and trained
-on first. One pool of candidates is drawn, the same for all; each way of
-choosing takes the same number of images a class from it, and classifiers of the same seeds learn
-from real images and these, half and half. The differences to taking the candidates as they come are
-paired by seed. `fill` and `planned` have the same number of images in all, and are compared with
-each other. Test images are seen here to compare the ways, so no way is tuned on its result for the
-set that a user brings. `--quick` does a small part on digits, in two minutes.
+on first. One pool of candidates is drawn, the same for all; each way of choosing takes the same
+number of images a class from it, and classifiers of the same seeds learn from real images and
+these, half and half. The differences to taking the candidates as they come are paired by seed.
+`fill` and `planned` have the same number of images in all, and are compared with each other. Test
+images are seen here to compare the ways, so no way is tuned on its result for the set that a user
+brings. Ways that stand in FILE already, of as many images and seeds, are not trained again.
+`--quick` does a small part on digits, in two minutes.
 """
 
 import json
@@ -51,8 +52,9 @@ from pipeline.synthesis.shards import Shard
 
 CPU = torch.device("cpu")
 SHARD_IMAGES = 32
+# Those that reject most come first: a long run that is stopped has them.
 RULES: tuple[FilterName, ...] = (
-    "copies", "near_copies", "repeats", "artefacts", "labels", "realism", "off_class", "typical"
+    "labels", "realism", "off_class", "typical", "near_copies", "repeats", "artefacts", "copies"
 )  # fmt: skip
 ALL = tuple(rule for rule in RULES if rule != "typical")
 COST = 0.03  # share of real rows that the rules may reject, as by default
@@ -125,7 +127,7 @@ def main(
                 pool = read_pool(made)
             else:
                 pool = draw_pool(folder, Path(scratch) / name, candidates)
-            compare(folder, pool, kept, seeds, quick, keep)
+            compare(folder, pool, kept, seeds, quick, keep, read_ways(json_file, name))
     text = "\n\n".join(table(name, found) for name, found in results.items())
     typer.echo(text)
     if markdown is not None:
@@ -164,8 +166,9 @@ def compare(
     seeds: int,
     quick: bool,
     keep: Callable[[dict[str, Any]], None],
+    known: Mapping[str, Found],
 ) -> None:
-    """Hand on the figures of one set, after each way anew."""
+    """Hand on the figures of one set, after each way anew; `known` ways are not trained again."""
     dataset = folder / "prepare" / "dataset"
     info = read_info(dataset)
     training, validation, test = (
@@ -183,10 +186,16 @@ def compare(
         return good_rows(training, validation, ensemble, rules, cost, real_ids, pool)
 
     every = np.arange(len(pool.labels))
-    found: list[Found] = [trial.run("real images alone", None, None)]
+    found: list[Found] = []
 
-    def add(name: str, rows: Rows, share: float | None) -> None:
-        found.append(trial.run(name, rows, share))
+    def add(name: str, rows: Rows | None, share: float | None) -> None:
+        one = known.get(name)
+        if one is None or (one.images, len(one.accuracy)) != (
+            0 if rows is None else len(rows),
+            seeds,
+        ):
+            one = trial.run(name, rows, share)
+        found.append(one)
         keep(
             {
                 "kept": kept,
@@ -202,10 +211,8 @@ def compare(
             [rows[pool.labels[rows] == k][:count] for k in range(len(info.classes))]
         )
 
+    add("real images alone", None, None)
     add("as they come", first(every), None)
-    for rule in ("labels", "near_copies") if quick else RULES:
-        rows, _ = judge((rule,))
-        add(f"{rule} alone", first(rows), len(rows) / len(every))
     for cost in () if quick else STRICTER:
         for name, rules in (("labels alone", ("labels",)), ("all", ALL)):
             good, _ = judge(rules, cost)
@@ -243,6 +250,18 @@ def compare(
         [pilot[pool.labels[pilot] == k][:count] for k, count in enumerate(plan.images)]
     )
     add("planned", planned, share)
+    for rule in ("labels", "near_copies") if quick else RULES:
+        rows, _ = judge((rule,))
+        add(f"{rule} alone", first(rows), len(rows) / len(every))
+
+
+def read_ways(json_file: Path | None, name: str) -> dict[str, Found]:
+    """Return the ways of one set in a file of an earlier run, by name; none where there is none."""
+    if json_file is None or not json_file.exists():
+        return {}
+    ways = json.loads(json_file.read_text(encoding="utf-8")).get(name, {}).get("ways", [])
+    fields = Found.__dataclass_fields__
+    return {way["name"]: Found(**{key: way[key] for key in fields}) for way in ways}
 
 
 def good_rows(

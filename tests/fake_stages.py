@@ -327,7 +327,13 @@ def _write_synthesize(folder: Path, fake: Fake, real: Samples, source: _Digits) 
         "accepted": sum(fake.accepted),
         "acceptance_rate": sum(fake.accepted) / candidates if candidates else 0.0,
         "judge_validation_accuracy": 0.947,
-        "thresholds": {"confidence": 0.61, "copy_distance": 0.08, "copy_ratio": 1 / 3},
+        "thresholds": {
+            "confidence_0": 0.4,
+            "confidence_1": 0.188,
+            "class_ratio": 1.2,
+            "copy_distance": 0.08,
+            "copy_ratio": 1 / 3,
+        },
         "classes": classes,
         "rules": [
             {"rule": "copies", "rejected": 3, "alone": 4, "validation_share": 0.002},

@@ -10,7 +10,7 @@ import yaml
 from pipeline.data.store import StoreInfo
 from pipeline.report.findings import BaseImages, Pretraining, Training, Verdict
 from pipeline.report.quality import quality_lines
-from pipeline.report.synthesis import AT_MOST, Synthesis
+from pipeline.report.synthesis import Synthesis
 
 _SPLITS = ("train", "validation", "test")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -262,10 +262,7 @@ def _making(facts: CardFacts) -> str:
     cells = [(title, f"`{value}`") for title, value in pairs]
     text = _table(("What", "Value"), cells)
     text += "\nThresholds, fitted on real validation rows or set:\n\n"
-    limits = [
-        (f"`{name}`", f"at {'most' if name in AT_MOST else 'least'} `{value:.6g}`")
-        for name, value in sorted(made.thresholds.items())
-    ]
+    limits = [(f"`{name}`", asked) for name, asked in made.limits]
     text += _table(("Threshold", "Value"), limits)
     if made.plan:
         text += f"\nThe number of images was planned: {escape_markdown(made.plan.reason)}.\n"

@@ -34,7 +34,6 @@ from pipeline.report.gallery import (
     shown_px,
 )
 from pipeline.report.quality import quality_lines
-from pipeline.report.synthesis import AT_MOST
 
 PAGE_BYTES = 5_000_000
 
@@ -147,7 +146,6 @@ def render(
         arms=[(arm, describe_arm(arm)) for arm in verdict.arms],
         gallery=gallery,
         reasons=reasons,
-        at_most=AT_MOST,
         quality=quality_lines(findings.synthesis.quality),
         reason_counts=count_reasons(one.reasons for one in findings.synthesis.classes),
         splits=[split for split in _SPLITS if split in findings.preparation.counts],

@@ -4,7 +4,8 @@ from pipeline.report.quality import QualityRow
 from pipeline.report.record import Record
 
 # Thresholds that a score may not exceed; it may not fall below the others.
-AT_MOST = frozenset({"dark", "bright", "rough", "support_distance", "class_ratio"})
+_AT_MOST = frozenset({"dark", "bright", "rough", "support_distance", "class_ratio"})
+_BY_CLASS = "confidence_"  # followed by a label
 
 
 class ClassAccount(Record):
@@ -135,3 +136,18 @@ class Synthesis(Record):
     rules: list[RuleAccount] = []
     plan: Plan | None = None
     encoder_warning: str | None = None
+
+    @property
+    def limits(self) -> list[tuple[str, str]]:
+        """Return each threshold's name and what it asks for, those of the classes as one."""
+        by_class = [v for name, v in self.thresholds.items() if name.startswith(_BY_CLASS)]
+        shown = [
+            (name, f"at {'most' if name in _AT_MOST else 'least'} {value:.3g}")
+            for name, value in self.thresholds.items()
+            if not name.startswith(_BY_CLASS)
+        ]
+        if by_class:
+            least, most = f"{min(by_class):.3g}", f"{max(by_class):.3g}"
+            span = least if least == most else f"{least} to {most}, by class"
+            shown.append((_BY_CLASS.rstrip("_"), f"at least {span}"))
+        return sorted(shown)

@@ -137,5 +137,7 @@ def test_a_plan_is_told_and_limits_say_which_side_they_are_of(tmp_path: Path) ->
     card = data_card(facts(tmp_path, Fake(planned=True), 0.5))
     assert "The number of images was planned: each class gets what its" in card
     assert "<own>" not in card
-    assert "| `confidence` | at least `0.61` |" in card
+    assert "| `confidence` | at least 0.188 to 0.4, by class |" in card
+    assert "| `class_ratio` | at most 1.2 |" in card
+    assert "| `copy_distance` | at least 0.08 |" in card
     assert "was planned" not in data_card(facts(tmp_path / "none", Fake(), 0.5))
