@@ -32,17 +32,18 @@ ArmName = Literal[
     "mixed",
     "synthetic_only",
 ]
+# In the order in which they are asked.
 FilterName = Literal[
-    "copies", "near_copies", "repeats", "artefacts", "labels", "realism", "off_class", "typical"
+    "copies", "near_copies", "artefacts", "labels", "realism", "off_class", "typical", "repeats"
 ]
 DEFAULT_FILTERS: tuple[FilterName, ...] = (
     "copies",
     "near_copies",
-    "repeats",
     "artefacts",
     "labels",
     "realism",
     "off_class",
+    "repeats",
 )
 
 

@@ -2,9 +2,8 @@
 
 The residual of the best fit b = gain * a + offset over the part where both overlap is
 sqrt(1 - rho ** 2), rho the normalised cross-correlation (Lewis 1995, "Fast normalized
-cross-correlation", equation 1): 0 for the same picture, 1 for two that have nothing in common. Its
-means and energies over all overlaps come from running sums, so that one product of pixels a move
-is left to do.
+cross-correlation"): 0 for the same picture, 1 for two that have nothing in common. Its means and
+energies over all overlaps come from running sums, so that one product of pixels a move is left.
 """
 
 import numpy as np

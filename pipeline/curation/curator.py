@@ -5,45 +5,36 @@ score: validation rows, and training rows left out of their own search. The rule
 stated share of real rows, so that a candidate that is as good as a real image stays.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.curation.artefacts import Texture, fit_texture, measure_texture
-from pipeline.curation.copies import Near, NearIndex
+from pipeline.curation.artefacts import Texture, fit_texture
 from pipeline.curation.limits import (
     COPY_COLUMNS,
     SUPPORT_COLUMNS,
     Limits,
     Thresholds,
-    fails,
     fit_limits,
     order_limit,
 )
-from pipeline.curation.realism import RealSupport, Support
+from pipeline.curation.measuring import Columns, Embed, Features, Labels, RealRows
 from pipeline.curation.repeats import Repeats
 from pipeline.curation.scores import Scores
 from pipeline.curation.selection import DEFAULT_RULES, RULES, Reason, Rule
-from pipeline.data.images import Images, flat_pixels
+from pipeline.curation.verdict import Masks, broken, fixed, reason_of
+from pipeline.data.images import Images
 from pipeline.data.store import Samples
 from pipeline.errors import StageError
 from pipeline.features.judge import Ensemble
-from pipeline.metrics.memorization import COPY_RATIO, Nearest, RealIndex
-
-Labels = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Features = npt.NDArray[np.float32]
-Masks = npt.NDArray[np.bool_]
-Columns = dict[str, npt.NDArray[Any]]
-Embed = Callable[[Images], Features]
+from pipeline.metrics.memorization import COPY_RATIO
 
 _ENOUGH_ROWS = 100  # validation rows; with fewer, training rows judged out of fold join them
 _LEAST_ROWS = 20  # validation rows, to say anything of features
 _NEVER = 1e6  # a limit that nothing exceeds
 _MOST_ROWS = 2000  # of either, for the limits: more would cost time and move none of them
+_TEXTURE = ("spread", "dark", "bright", "rough")
 _ID_BYTES = 16  # half of a sha256 tells any number of images apart
 
 
@@ -122,17 +113,10 @@ class Curator:
                 f"are {len(training)} training rows; fit them again"
             )
         self.rules: tuple[Rule, ...] = tuple(rule for rule in RULES if rule in rules)
-        self._ensemble = ensemble
-        self._embed = embed
-        self._ids = np.asarray(training.ids)
-        number = {group: i for i, group in enumerate(dict.fromkeys(training.groups))}
-        self._groups = np.asarray([number[group] for group in training.groups], dtype=np.int64)
-        self._pixels = RealIndex(flat_pixels(training.images))
-        self._near = NearIndex(training.images, self._groups)
-        features = ensemble.embed(training.images) if embed is None else embed(training.images)
-        self._support = RealSupport(features, training.labels)
+        self._real = RealRows(training, ensemble, embed)
         self._copy_ratio = copy_ratio
-        self._fit(training, validation, features, quantile, typical_share)
+        self._classes = ensemble.out_of_fold.shape[1]
+        self._fit(training, validation, quantile, typical_share)
         self._repeats = Repeats()
         self._seen = {bytes.fromhex(one)[:_ID_BYTES] for one in real_ids}
 
@@ -149,13 +133,13 @@ class Curator:
         Of the rows that set the limits: the validation rows, and the training rows as well where
         fewer than 100 of those are there. `real_cost` is the share that any of them rejects.
         """
-        failed = self._fails(self._reference, self._reference_labels)
+        failed = self._broken(self._reference, self._reference_labels)
         return {rule: float(failed[:, i].mean()) for i, rule in enumerate(self.rules)}
 
     @property
     def real_cost(self) -> float:
         """Return the share of the same real rows that the enabled rules reject together."""
-        return float(self._fails(self._reference, self._reference_labels).any(axis=1).mean())
+        return float(self._broken(self._reference, self._reference_labels).any(axis=1).mean())
 
     def judge(
         self,
@@ -176,56 +160,50 @@ class Curator:
         Raises:
             StageError: features are not finite.
         """
-        columns, features = self._measure(images, labels, parents)
+        columns, features = self._real.measure(images, labels, parents)
         again = self._exact(ids)
-        alone = self._fails(columns, labels)
-        columns["repeat_closeness"] = self._repeats.judge(
-            images,
-            labels,
-            columns["near_residual"],
-            ~again & ~alone.any(axis=1),
-            float(self._limits["near_repeat"]) if "repeats" in self.rules else 0.0,
-        )
-        failed = self._fails(columns, labels)
+        closeness = np.ones(len(labels))
+        if "repeats" in self.rules:
+            alone = self._broken(columns, labels)
+            closeness = self._repeats.judge(
+                images,
+                labels,
+                columns["near_residual"],
+                ~again & ~alone.any(axis=1),
+                float(self._limits["near_repeat"]),
+            )
+        columns["repeat_closeness"] = closeness
+        failed = self._broken(columns, labels)
         reasons: list[Reason] = [
-            "repeat" if again[i] else self._reason(columns, failed[i], i, int(labels[i]))
+            "repeat"
+            if again[i]
+            else reason_of(columns, i, int(labels[i]), self._limits, self.rules, failed[i])
             for i in range(len(labels))
         ]
-        return Judged(Scores(columns), reasons, features, failed, self.rules)
+        return Judged(Scores.of(columns), reasons, features, failed, self.rules)
 
     def _fit(
-        self,
-        training: Samples,
-        validation: Samples,
-        features: Features,
-        quantile: float,
-        typical_share: float,
+        self, training: Samples, validation: Samples, quantile: float, typical_share: float
     ) -> None:
         few = len(validation) < _ENOUGH_ROWS
         validation = validation.take(_spread(len(validation), _MOST_ROWS))
         rows = _spread(len(training), _MOST_ROWS)
-        held_out, _ = self._measure(validation.images, validation.labels, None)
-        own = self._measure_training(training.take(rows), rows, features[rows])
+        held_out, _ = self._real.measure(validation.images, validation.labels, None)
+        own = self._real.measure_training(rows)
         both = {name: np.concatenate([held_out[name], own[name]]) for name in held_out}
-        textures = [
-            Texture(
-                *(both[name].astype(np.float64) for name in ("spread", "dark", "bright", "rough"))
-            )
-        ]
-        texture = fit_texture(textures)
-        self._limits: Limits = {
-            name: np.asarray(getattr(texture, name))
-            for name in ("spread", "dark", "bright", "rough")
-        }
+        texture = fit_texture([Texture(*(both[name] for name in _TEXTURE))])
+        self._limits: Limits = {name: np.asarray(getattr(texture, name)) for name in _TEXTURE}
         self._limits["copy_ratio"] = np.asarray(self._copy_ratio)
         labels = np.concatenate([validation.labels, training.labels[rows]])
-        both["repeat_closeness"] = Repeats().judge(
-            np.concatenate([validation.images, training.images[rows]]),
-            labels,
-            both["near_residual"],
-            np.ones(len(both["near_residual"]), dtype=bool),
-            0.0,
-        )
+        both["repeat_closeness"] = np.ones(len(labels))
+        if "repeats" in self.rules:
+            both["repeat_closeness"] = Repeats().judge(
+                np.concatenate([validation.images, training.images[rows]]),
+                labels,
+                both["near_residual"],
+                np.ones(len(labels), dtype=bool),
+                0.0,
+            )
         count = len(both["confidence"]) if few else len(validation)
         self._reference: Columns = {name: values[:count] for name, values in both.items()}
         self._reference_labels = labels[:count]
@@ -233,145 +211,27 @@ class Curator:
         pools = {name: both[name] for name in COPY_COLUMNS} | {
             name: held_out[name] if placed else np.full(1, _NEVER) for name in SUPPORT_COLUMNS
         }
-        fixed = np.zeros(count, dtype=bool)
+        lost = np.zeros(count, dtype=bool)
         for rule in ("copies", "artefacts"):
             if rule in self.rules:
-                fixed |= self._fixed(self._reference, rule)
+                lost |= fixed(self._reference, self._limits, rule)
         self._limits |= fit_limits(
             self._reference,
             self._reference_labels,
-            self._ensemble.out_of_fold.shape[1],
+            self._classes,
             pools,
-            fixed,
+            lost,
             self.rules,
             quantile,
         )
+        if "repeats" not in self.rules:
+            self._limits["near_repeat"] = np.zeros(())  # nothing was compared
         typical = order_limit(pools["support_distance"], typical_share, "low") if placed else 0.0
         self._limits["typical_distance"] = np.asarray(typical)
 
-    def _measure(
-        self, images: Images, labels: Labels, parents: Labels | None
-    ) -> tuple[Columns, Features]:
-        """Return all scores but repeat_closeness, and features."""
-        looked = self._ensemble.look(images)
-        features = looked.features if self._embed is None else self._embed(images)
-        pixels = _flat(images)
-        columns = self._columns(
-            labels,
-            looked.probabilities,
-            looked.members,
-            self._pixels.nearest(pixels, parents),
-            self._near.search(images, None if parents is None else self._groups[parents]),
-            measure_texture(images),
-            self._support.place(features, labels),
-        )
-        if parents is not None:
-            columns["parent_distance"] = self._pixels.distance_to(pixels, parents)
-        return columns, features
-
-    def _measure_training(self, part: Samples, rows: Labels, features: Features) -> Columns:
-        """Return the scores of training rows, each without itself."""
-        chances = self._ensemble.out_of_fold[rows]
-        return self._columns(
-            part.labels,
-            chances,
-            chances[None],
-            self._pixels.nearest(flat_pixels(part.images), rows),
-            self._near.search(part.images, self._groups[rows]),
-            measure_texture(part.images),
-            self._support.place(features, part.labels, rows),
-        )
-
-    def _columns(
-        self,
-        labels: Labels,
-        chances: Floats,
-        members: Floats,
-        pixel: Nearest,
-        near: Near,
-        texture: Texture,
-        support: Support,
-    ) -> Columns:
-        rows = np.arange(len(labels))
-        confidence = chances[rows, labels]
-        others = chances.copy()
-        others[rows, labels] = -np.inf
-        near_ids = np.where(near.index < 0, "", self._ids[near.index])
-        return {
-            "predicted": chances.argmax(axis=1),
-            "confidence": confidence.round(6),
-            "margin": (confidence - others.max(axis=1)).round(6),
-            "disagreement": _disagreement(chances, members).round(6),
-            "nearest_id": self._ids[pixel.index],
-            "pixel_distance": pixel.distance.round(6),
-            "pixel_ratio": pixel.ratio.round(6),
-            "near_id": near_ids,
-            "near_residual": near.residual,
-            "near_closeness": near.closeness,
-            "spread": texture.spread.round(6),
-            "dark": texture.dark,
-            "bright": texture.bright,
-            "rough": texture.rough.round(6),
-            "support_distance": support.distance,
-            "class_ratio": support.ratio,
-        }
-
-    def _fails(self, columns: Columns, labels: Labels) -> Masks:
+    def _broken(self, columns: Columns, labels: Labels) -> Masks:
         """Return the (N, R) answers of the enabled rules; `repeats` waits for its turn."""
-        failed = np.zeros((len(labels), len(self.rules)), dtype=bool)
-        for i, rule in enumerate(self.rules):
-            failed[:, i] = fails(columns, labels, self._limits, rule) | self._fixed(columns, rule)
-        return failed
-
-    def _fixed(self, columns: Columns, rule: Rule) -> Masks:
-        """Return what a rule rejects beyond the limits that are fitted together."""
-        limits = self._limits
-        if rule == "artefacts":
-            return (
-                (columns["spread"] < limits["spread"])
-                | (columns["dark"] > limits["dark"])
-                | (columns["bright"] > limits["bright"])
-                | (columns["rough"] > limits["rough"])
-            )
-        if rule == "typical":
-            typical: Masks = columns["support_distance"] < limits["typical_distance"]
-            return typical
-        failed: Masks = np.zeros(len(columns["confidence"]), dtype=bool)
-        if rule == "copies":
-            failed = columns["pixel_ratio"] < limits["copy_ratio"]
-            if "parent_distance" in columns:
-                failed |= columns["parent_distance"] < limits["copy_distance"]
-        return failed
-
-    def _reason(self, columns: Columns, failed: Masks, i: int, label: int) -> Reason:
-        rule = next((rule for rule, bad in zip(self.rules, failed, strict=True) if bad), None)
-        if rule is None:
-            return "accepted"
-        limits = self._limits
-        if rule == "copies":
-            if "parent_distance" in columns and (
-                columns["parent_distance"][i] < limits["copy_distance"]
-            ):
-                return "copy_parent"
-            ratio = columns["pixel_ratio"][i] < limits["copy_ratio"]
-            return "copy_ratio" if ratio else "copy_distance"
-        if rule == "artefacts":
-            if columns["spread"][i] < limits["spread"]:
-                return "blank"
-            clipped = any(columns[name][i] > limits[name] for name in ("dark", "bright"))
-            return "saturated" if clipped else "noisy"
-        if rule == "labels":
-            if columns["predicted"][i] != label:
-                return "disagrees"
-            return "uncertain" if columns["disagreement"][i] > 0.5 else "unsure"
-        named: dict[Rule, Reason] = {
-            "near_copies": "near_copy",
-            "realism": "unreal",
-            "off_class": "off_class",
-            "typical": "typical",
-            "repeats": "near_repeat",
-        }
-        return named[rule]
+        return broken(columns, labels, self._limits, self.rules)
 
     def _exact(self, ids: Sequence[bytes]) -> Masks:
         """Return which pixels were there before, and remember all."""
@@ -381,24 +241,6 @@ class Curator:
             again[i] = short in self._seen
             self._seen.add(short)
         return again
-
-
-def _disagreement(chances: Floats, members: Floats) -> Floats:
-    """Return mutual information over entropy (Houlsby et al. 2011, "BALD", equation 2)."""
-    total = _entropy(chances)
-    own = _entropy(members).mean(axis=0)
-    share: Floats = np.clip((total - own) / np.maximum(total, 1e-6), 0.0, 1.0)
-    return share
-
-
-def _entropy(chances: Floats) -> Floats:
-    entropy: Floats = -(chances * np.log(np.maximum(chances, 1e-12))).sum(axis=-1)
-    return entropy
-
-
-def _flat(images: Images) -> Features:
-    width = int(np.prod(images.shape[1:]))
-    return flat_pixels(images) if len(images) else np.zeros((0, width), dtype=np.float32)
 
 
 def _spread(count: int, most: int) -> Labels:

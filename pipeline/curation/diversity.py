@@ -24,9 +24,10 @@ def choose(features: npt.NDArray[np.floating], count: int, how: Select) -> Rows:
     """Return the positions of `count` candidates of one class, best first.
 
     `first` takes them as they come. `diverse` maximises the determinant of their Gaussian kernel
-    greedily (Chen et al. 2018, "Fast greedy MAP inference for determinantal point process",
-    algorithm 1), with the median distance as bandwidth. `k_centre` takes the candidate that is
-    farthest from all taken ones (Gonzalez 1985), beginning with the one nearest to the mean.
+    greedily (Chen et al. 2018, "Fast greedy MAP inference for determinantal point process to
+    improve recommendation diversity"), with the median distance as bandwidth. `k_centre` takes the
+    candidate that is farthest from all taken ones (Gonzalez 1985, "Clustering to minimize the
+    maximum intercluster distance"), beginning with the one nearest to the mean.
     More than 4,096 candidates are dealt into groups, and each gives its share.
 
     Args:

@@ -2,7 +2,7 @@
 
 A limit is an order statistic of real rows that no judge and no index has seen: of n rows, the k-th
 lowest is undercut by a further such row with probability k / (n + 1) (Vovk et al. 2005,
-"Algorithmic learning in a random world", section 2). With k = 1 at least, n rows cannot promise
+"Algorithmic learning in a random world"). With k = 1 at least, n rows cannot promise
 less than 1 / (n + 1) a rule.
 """
 
@@ -29,7 +29,8 @@ class Thresholds:
         copy_distance: least pixel distance to a training row, and to the parent.
         copy_ratio: least nearest over second-nearest pixel distance.
         near_copy: least closeness to a training row once aligned.
-        near_repeat: least closeness to an earlier candidate of the class.
+        near_repeat: least closeness to an earlier candidate of the class; 0 where `repeats` is off
+            and none is compared.
         spread: least contrast.
         dark: largest share of black values.
         bright: largest share of white values.

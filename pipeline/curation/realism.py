@@ -1,11 +1,10 @@
 """Realism: how far a candidate lies from the real rows of its class, and from the other classes.
 
 The distance to the k-th nearest real row marks the support of a class (Kynkaanniemi et al. 2019,
-"Improved precision and recall metric for assessing generative models", section 3), and is brought
-to the class's own scale, so that a thin class, whose rows stand apart, is not held against its
-candidates. What teaches a classifier most lies within the support and off its mode (Hemmat et al.
-2023, "Feedback-guided data synthesis for imbalanced classification", section 3): hence a rule for
-either end.
+"Improved precision and recall metric for assessing generative models"), and is brought to the
+class's own scale, so that a thin class, whose rows stand apart, is not held against its candidates.
+There is a rule for either end: what lies outside the support may not be of the class, and what lies
+in its very middle shows nothing new.
 """
 
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ class RealSupport:
         self._classes = np.unique(labels)
         self._scales = self._fit_scales()
 
-    def place(self, features: Rows, labels: Labels, own: Labels | None = None) -> Support:
+    def place(self, features: Rows, labels: Labels) -> Support:
         """Return where (N, D) features with meant (N,) labels lie.
 
         A class without real rows is measured against all of them.
@@ -72,7 +71,6 @@ class RealSupport:
         Args:
             features: of the rows.
             labels: that they are meant to show.
-            own: (N,) real row that each one is, left out of its own search.
 
         Raises:
             StageError: a feature is not finite, or there are not as many as of the real rows.
@@ -85,10 +83,17 @@ class RealSupport:
                 f"realism: candidates have {features.shape[1]} features and real rows "
                 f"{self._width}; take both from the same encoder"
             )
+        return self._place(self._normalise(features), labels, None)
+
+    def place_own(self, rows: Labels) -> Support:
+        """Return where (N,) of the real rows lie, N >= 1, each left out of its own search."""
+        return self._place(self._rows[rows], self._labels[rows], rows)
+
+    def _place(self, rows: Floats, labels: Labels, own: Labels | None) -> Support:
         block = max(1, _BLOCK_VALUES // len(self._rows))
         parts = [
             self._place_block(
-                features[start : start + block],
+                rows[start : start + block],
                 labels[start : start + block],
                 None if own is None else own[start : start + block],
             )
@@ -97,9 +102,9 @@ class RealSupport:
         return Support(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def _place_block(
-        self, features: Rows, labels: Labels, own: Labels | None
+        self, rows: Floats, labels: Labels, own: Labels | None
     ) -> tuple[Floats, Floats]:
-        gaps = self._gaps(self._normalise(features))
+        gaps = _distances(rows, self._rows)
         if own is not None:
             gaps[np.arange(len(gaps)), own] = np.inf
         far = np.stack(
@@ -138,9 +143,6 @@ class RealSupport:
         logs = weight * np.log(np.where(np.isnan(medians), 1.0, medians))
         scales: Floats = np.exp((logs + _PRIOR_ROWS * np.log(all_of_them)) / (weight + _PRIOR_ROWS))
         return scales
-
-    def _gaps(self, rows: Floats) -> Floats:
-        return _distances(rows, self._rows)
 
     def _normalise(self, features: Rows) -> Floats:
         rows = (features.astype(np.float64) - self._mean) * self._gain

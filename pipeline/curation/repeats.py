@@ -13,7 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.curation.alignment import residuals
-from pipeline.curation.thumbs import THUMB_PX, descriptors, moved_descriptors, pairs_worth, thumbs
+from pipeline.curation.thumbs import (
+    THUMB_PX,
+    Descriptors,
+    descriptors,
+    lengths_of,
+    likeness,
+    moved_descriptors,
+    pairs_worth,
+    thumbs,
+)
 from pipeline.data.images import Images
 
 Floats = npt.NDArray[np.float64]
@@ -98,12 +107,12 @@ def _judge_block(
 ) -> Floats:
     count = pairs_worth(small, _ALIGNED_ROWS)
     own = descriptors(small)
-    versions = [version.astype(np.float32) for version in moved_descriptors(small, _REACH_PX)[0]]
+    versions = moved_descriptors(small, _REACH_PX)[0]
     within = _likeness(versions, own)
     before = kept.size
-    likeness, rows = _nearest_kept(kept, versions, count)
+    alike, rows = _nearest_kept(kept, versions, count)
     # Within the block a pair is worth aligning only where it would be among the nearest few.
-    least = likeness[:, -1] if before >= count else np.full(len(small), -np.inf)
+    least = alike[:, -1] if before >= count else np.full(len(small), -np.inf)
     pairs = [
         (i, before + j, within[i, j])
         for i in range(len(small))
@@ -113,7 +122,7 @@ def _judge_block(
     pairs += [
         (i, int(row), like)
         for i in range(len(small))
-        for row, like in zip(rows[i], likeness[i], strict=True)
+        for row, like in zip(rows[i], alike[i], strict=True)
     ]
     pairs.sort(key=lambda pair: (pair[0], -pair[2], pair[1]))  # the earlier one first where equal
     found = _align(kept, small, before, pairs)
@@ -130,26 +139,19 @@ def _judge_block(
         if near:
             first, second = sorted([*near, float(residual[i]), 1.0])[:2]
             if first == min(near):
-                closeness[i] = min(1.0, first**2 / max(second, 1e-4))
+                closeness[i] = round(min(1.0, first**2 / max(second, 1e-4)), 6)
         stays[i] = joins[i] and closeness[i] >= limit
         if stays[i]:
             kept.add(small[i], own[i])
     return closeness
 
 
-def _likeness(
-    versions: list[npt.NDArray[np.float32]], rows: npt.NDArray[np.int8]
-) -> npt.NDArray[np.float32]:
-    """Return the (N, M) largest product of any version of an image with each row."""
-    columns = rows.astype(np.float32).T
-    best = versions[0] @ columns
-    for version in versions[1:]:
-        np.maximum(best, version @ columns, out=best)
-    return best
+def _likeness(versions: list[Descriptors], rows: Descriptors) -> npt.NDArray[np.float32]:
+    return likeness(versions, rows.astype(np.float32).T, lengths_of(rows))
 
 
 def _nearest_kept(
-    kept: _Kept, versions: list[npt.NDArray[np.float32]], most: int
+    kept: _Kept, versions: list[Descriptors], most: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Return likeness and row, (N, up to `most`) each, of the most alike earlier ones."""
     count = len(versions[0])

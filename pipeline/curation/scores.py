@@ -1,5 +1,6 @@
 """What is known of each candidate image, as columns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +29,22 @@ class Scores:
             spread, dark, bright, rough: see `artefacts.Texture`.
             support_distance: to the class's real rows in features, about 1 for a real row.
             class_ratio: that over the distance to another class.
-            repeat_closeness: as near_closeness, of an earlier candidate of the class.
+            repeat_closeness: as near_closeness, of an earlier candidate of the class; 1 where the
+                rule `repeats` is off.
             parent_distance: root mean square difference, in pixels, to the training row that the
                 image was made from; the nearest rows are then sought among the others. The column
                 is missing where images were made from none.
     """
 
     values: dict[str, Column]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Column]) -> "Scores":
+        """Return scores to be kept of every candidate, in some 80 bytes each.
+
+        Numbers are brought to four bytes: float32 tells the six decimals apart that scores have.
+        """
+        return cls({name: _small(column) for name, column in values.items()})
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -45,5 +55,18 @@ class Scores:
         return self.values[name]
 
     def columns(self) -> dict[str, list[Any]]:
-        """Return the scores as columns of a sample store, plain values."""
-        return {name: np.asarray(values).tolist() for name, values in self.values.items()}
+        """Return the scores as columns of a sample store, plain values of six decimals."""
+        return {name: _plain(np.asarray(column)) for name, column in self.values.items()}
+
+
+def _small(column: Column) -> Column:
+    kinds = {"f": np.float32, "i": np.int32}
+    kind = kinds.get(column.dtype.kind)
+    return column if kind is None else column.astype(kind)
+
+
+def _plain(column: Column) -> list[Any]:
+    if column.dtype.kind == "f":
+        column = column.astype(np.float64).round(6)
+    plain: list[Any] = column.tolist()
+    return plain

@@ -2,9 +2,9 @@
 
 from typing import Literal, get_args
 
-Rule = Literal[
-    "copies", "near_copies", "artefacts", "labels", "realism", "off_class", "typical", "repeats"
-]
+from pipeline.params import DEFAULT_FILTERS, FilterName
+
+Rule = FilterName
 Reason = Literal[
     "accepted",
     "repeat",
@@ -26,7 +26,7 @@ Reason = Literal[
 ]
 
 RULES: tuple[Rule, ...] = get_args(Rule)  # in the order in which they are asked
-DEFAULT_RULES: frozenset[Rule] = frozenset(RULES) - {"typical"}
+DEFAULT_RULES: frozenset[Rule] = frozenset(DEFAULT_FILTERS)
 
 REASONS: dict[Reason, str] = {
     "accepted": "kept",

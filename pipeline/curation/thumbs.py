@@ -6,6 +6,7 @@ at most 16 px, blurred, freed of brightness and contrast, and rounded to whole n
 products are exact in float32: a search finds the same rows however it is cut into blocks.
 """
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -75,6 +76,35 @@ def moved_descriptors(small: Images, reach_px: int = RIM_PX) -> list[list[Descri
     ]
 
 
+def likeness(
+    versions: Sequence[Descriptors], columns: Floats, lengths: Floats
+) -> npt.NDArray[np.float32]:
+    """Return the (N, M) largest cosine of any version of an image with each of M rows.
+
+    Rounding leaves descriptors of lengths some percent apart; a plain product would put long ones
+    of similar pictures before the very same picture.
+
+    Args:
+        versions: (N, D) each, at least one.
+        columns: (D, M) descriptors of the rows.
+        lengths: (M,) of them; see `lengths_of`.
+    """
+    best = np.full((len(versions[0]), columns.shape[1]), -np.inf, dtype=np.float32)
+    for version in versions:
+        product = version.astype(np.float32) @ columns
+        product /= lengths_of(version)[:, None]
+        np.maximum(best, product, out=best)
+    best /= lengths
+    return best
+
+
+def lengths_of(rows: Descriptors) -> Floats:
+    """Return the (N,) lengths of (N, D) descriptors; 1 of blank ones, that nothing is like."""
+    squares = np.einsum("nd,nd->n", rows, rows, dtype=np.int64)
+    lengths: Floats = np.sqrt(np.maximum(squares, 1)).astype(np.float32)
+    return lengths
+
+
 def mirror(small: Pixels, kind: int) -> Pixels:
     """Return (N, h, w, C) images as they are (0), mirrored in x (1), in y (2) or in both (3)."""
     return small[:, :: -1 if kind & 2 else 1, :: -1 if kind & 1 else 1]
@@ -113,19 +143,28 @@ def _shrink(values: Floats, most_px: int) -> Floats:
             values = (even + odd) / np.float32(2)
         elif block > 1:
             sizes = _block_sizes(side, block)
-            shape = [1, 1, 1, 1]
-            shape[axis] = len(sizes)
-            starts = np.append(0, np.cumsum(sizes)[:-1])
-            sums = np.add.reduceat(values, starts, axis=axis)
-            values = (sums / sizes.reshape(shape)).astype(np.float32)
+            means = _block_means(values, sizes, axis)
+            if (sizes != sizes[::-1]).any():
+                means = (means + _block_means(values, sizes[::-1], axis)) / np.float32(2)
+            values = means
     return values
+
+
+def _block_means(values: Floats, sizes: npt.NDArray[np.int64], axis: int) -> Floats:
+    shape = [1, 1, 1, 1]
+    shape[axis] = len(sizes)
+    starts = np.append(0, np.cumsum(sizes)[:-1])
+    sums = np.add.reduceat(values, starts, axis=axis)
+    means: Floats = (sums / sizes.reshape(shape)).astype(np.float32)
+    return means
 
 
 def _block_sizes(side: int, block: int) -> npt.NDArray[np.int64]:
     """Return the sizes of the blocks that make up a side.
 
     What is lacking is taken from both ends and the middle, so that a mirrored image has a mirrored
-    thumb; with an even number of blocks and one pixel lacking, that is half a pixel off.
+    thumb. An even number of blocks has no middle one: then the blocks are read from either end,
+    and the two means averaged.
     """
     count = -(-side // block)
     sizes = np.full(count, block, dtype=np.int64)

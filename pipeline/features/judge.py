@@ -120,9 +120,10 @@ def fit_ensemble(
     """Return `folds` judges, each trained without one fold of the training rows.
 
     Cross-fitting gives each training row the probabilities of a judge that has not seen it
-    (Northcutt et al. 2021, "Confident learning", section 3), and the mean of judges that saw
-    different rows is surer where they agree, less sure where they do not (Lakshminarayanan et al.
-    2017, "Simple and scalable predictive uncertainty estimation using deep ensembles").
+    (as in Northcutt et al. 2021, "Confident learning: estimating uncertainty in dataset labels"),
+    and the mean of judges that saw different rows is surer where they agree, less sure where they
+    do not (Lakshminarayanan et al. 2017, "Simple and scalable predictive uncertainty estimation
+    using deep ensembles").
 
     Args:
         training: rows; those of one group are all seen or all unseen by a judge.

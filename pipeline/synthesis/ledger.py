@@ -1,7 +1,7 @@
 """The ledger: what was drawn, what the judges said of it, and what is kept of it in the end.
 
 Pixels stay in the shards on disk. Of each candidate its scores and its reason are in memory, some
-200 bytes, and 256 more of the good ones where the choice among them asks for features.
+100 bytes, and 256 more of the good ones where the choice among them asks for features.
 """
 
 from collections import Counter

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.curation.copies import NearIndex
+from pipeline.curation.thumbs import mirror
 from pipeline.errors import StageError
 
 CHANGES = {
@@ -17,7 +18,7 @@ CHANGES = {
 }
 
 
-@pytest.fixture(scope="module", params=[(8, 1), (28, 1), (32, 3), (64, 3)])
+@pytest.fixture(scope="module", params=[(8, 1), (27, 1), (28, 1), (32, 3), (63, 1), (64, 3)])
 def rows(request, blobs):
     side, channels = request.param
     images = np.concatenate([blobs(40, seed, side=side).images for seed in range(channels)], axis=3)
@@ -41,6 +42,18 @@ def test_other_pictures_do_not_stand_out(rows, blobs):
         [blobs(20, 50 + seed, side=side).images for seed in range(channels)], axis=3
     )
     assert index.search(fresh).closeness.min() > 0.15
+
+
+def test_a_copy_among_many_that_are_nearly_alike_is_traced_to_its_own_row():
+    random = np.random.default_rng(0)
+    half = np.kron(random.integers(60, 200, (1, 7, 4, 1)), np.ones((1, 4, 4, 1)))[:, :, :14]
+    even = np.concatenate([half, half[:, :, ::-1]], axis=2)  # its own mirror image, nearly
+    rows = np.clip(even + random.normal(0, 4, (200, 28, 28, 1)), 0, 255).astype(np.uint8)
+    index = NearIndex(rows, np.arange(200))
+    for kind in range(4):
+        found = index.search(np.roll(mirror(rows[:40], kind), (1, -2), axis=(1, 2)))
+        assert found.index.tolist() == list(range(40))
+        assert found.residual.max() < 0.002
 
 
 def test_a_row_left_out_with_its_group_is_not_found(blobs):

@@ -146,6 +146,32 @@ def test_without_rules_only_the_same_pixels_are_rejected(fitted, blobs):
     assert curator.real_cost == 0
 
 
+def test_repeats_are_not_sought_where_nobody_asks(fitted, blobs, monkeypatch):
+    training, validation, ensemble = fitted
+    rules = DEFAULT_RULES - {"repeats"}
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.curation.curator.Repeats.judge", None)
+        curator = Curator(training, validation, ensemble, rules=rules)
+        judged = judge(curator, blobs(40, 10))
+    assert set(judged.scores["repeat_closeness"]) == {1}
+    assert curator.thresholds.near_repeat == 0
+
+
+def test_scores_of_a_candidate_stay_small_and_keep_six_decimals(curator, fitted, blobs):
+    judged = judge(curator, blobs(50, 14))
+    columns = judged.scores.values
+    assert sum(values.nbytes for values in columns.values()) / 50 <= 80
+    # Ids are the training rows' own strings, not copies of them.
+    known = {id(one) for one in fitted[0].ids}
+    assert {id(one) for one in columns["nearest_id"]} <= known
+    plain = judged.scores.columns()
+    for name in ("confidence", "pixel_distance", "near_closeness", "support_distance"):
+        assert all(value == round(value, 6) for value in plain[name])
+        assert plain[name] == pytest.approx(columns[name].tolist(), abs=1e-6)
+    failed = np.asarray(plain["near_closeness"]) < curator.thresholds.near_copy
+    assert (failed == judged.fails[:, judged.rules.index("near_copies")]).all()
+
+
 def test_the_cost_in_real_rows_is_told_and_kept(curator, blobs):
     shares = curator.rules_on_validation()
     assert list(shares) == [rule for rule in RULES if rule in DEFAULT_RULES]

@@ -4,6 +4,8 @@ Limits and designs were settled on other seeds than those that are asserted here
 where what it repeats was kept: else it is the first of its kind.
 """
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -17,9 +19,15 @@ from pipeline.features.judge import fit_ensemble
 STEPS = 250
 FOLDS = 3
 
+pytestmark = pytest.mark.slow
 
-def rejected(planted, seed):
+SETS = {"digits": digits, "fashion": fashion}
+SEEDS = (40, 41)
+
+
+def rejected(name, seed):
     """Return the share of each kind that the default rules reject."""
+    planted = SETS[name](seed)
     ensemble = fit_ensemble(
         planted.training, 10, STEPS, FOLDS, seed, torch.device("cpu"), lambda step: None
     )
@@ -36,26 +44,39 @@ def rejected(planted, seed):
     }
 
 
-@pytest.mark.slow
-def test_on_thinned_digits():
-    shares = [rejected(digits(seed), seed) for seed in (20, 21, 22)]
-    mean = {kind: np.mean([share[kind] for share in shares]) for kind in KINDS}
-    assert mean["copy"] == 1
-    assert mean["noise"] == 1
-    assert mean["near"] >= 0.95
-    assert mean["repeat"] >= 0.95
-    assert mean["other"] >= 0.9
-    assert mean["good"] <= 0.05
+@pytest.fixture(scope="module")
+def shares():
+    """Judges each set and seed once, and returns what was rejected."""
+    return cache(rejected)
 
 
-@pytest.mark.slow
-def test_on_thinned_fashion_mnist():
-    need(FASHION, "dataset-fashion-mnist")
-    share = rejected(fashion(20), 20)
-    assert share["copy"] == 1
-    assert share["noise"] == 1
-    assert share["near"] >= 0.95
-    assert share["repeat"] >= 0.95
-    assert share["good"] <= 0.05
-    # Judges of 409 rows are right on four of five images: a shirt given as a pullover passes.
-    assert share["other"] >= 0.7
+@pytest.fixture(params=SETS)
+def name(request):
+    if request.param == "fashion":
+        need(FASHION, "dataset-fashion-mnist")
+    return request.param
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_copy_and_no_noise_ever_passes(shares, name, seed):
+    found = shares(name, seed)
+    assert found["copy"] == 1
+    assert found["noise"] == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [
+        ("near", {"digits": 0.95, "fashion": 0.95}),
+        ("repeat", {"digits": 0.95, "fashion": 0.95}),
+        # The goal is 0.9 on both. Judges of 409 pieces of clothing, 10 of the rarest class, are as
+        # unsure of some real pullovers as of a shirt that is given as one: about a sixth passes.
+        ("other", {"digits": 0.9, "fashion": 0.8}),
+    ],
+)
+def test_most_of_what_was_planted_is_caught(shares, name, kind, least):
+    assert np.mean([shares(name, seed)[kind] for seed in SEEDS]) >= least[name]
+
+
+def test_good_images_stay(shares, name):
+    assert np.mean([shares(name, seed)["good"] for seed in SEEDS]) <= 0.05

@@ -41,12 +41,10 @@ def test_a_thin_class_is_measured_on_its_own_scale():
 def test_a_row_itself_is_left_out_where_it_is_named():
     features, labels = draw([6, 6, 1], 0)
     support = RealSupport(features, labels)
-    own = np.arange(13)
-    assert (
-        support.place(features, labels, own).distance >= support.place(features, labels).distance
-    ).all()
+    own = support.place_own(np.arange(13))
+    assert (own.distance >= support.place(features, labels).distance).all()
     # The only row of a class has nothing to be near to without itself, and does not stand out.
-    assert support.place(features[-1:], labels[-1:], own[-1:]).distance[0] == 1
+    assert support.place_own(np.array([12])).distance[0] == 1
     assert support.place(features[-1:], labels[-1:]).distance[0] == 0
 
 

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from pipeline.curation.thumbs import descriptors, mirror, moved_descriptors, thumbs
+from pipeline.curation.thumbs import (
+    descriptors,
+    lengths_of,
+    likeness,
+    mirror,
+    moved_descriptors,
+    thumbs,
+)
 
 
 @pytest.mark.parametrize("side", [8, 28, 32])
@@ -10,7 +17,7 @@ def test_small_images_are_their_own_thumbs(side):
     assert thumbs(images) is images
 
 
-@pytest.mark.parametrize("side", [36, 64, 68, 76, 96, 128])
+@pytest.mark.parametrize("side", [36, 63, 64, 68, 76, 95, 96, 127, 128])
 def test_thumbs_of_mirrored_images_are_mirrored_thumbs(side):
     images = np.random.default_rng(0).integers(0, 256, (2, side, side, 1)).astype(np.uint8)
     small = thumbs(images)
@@ -38,6 +45,32 @@ def test_descriptors_forget_brightness_and_contrast_and_blank_ones_are_zero():
     assert np.abs(one - brighter).max() <= 1
     assert one @ softer / np.linalg.norm(one) / np.linalg.norm(softer) > 0.99
     assert not blank.any()
+
+
+@pytest.mark.parametrize("side", [9, 25, 27, 31, 32])
+def test_descriptors_of_mirrored_images_are_mirrored_ones_whatever_the_side(side):
+    images = np.random.default_rng(0).integers(0, 256, (2, side, side, 1)).astype(np.uint8)
+    for kind in range(4):
+        changed = moved_descriptors(mirror(images, kind), reach_px=0)[kind][0]
+        assert np.abs(changed.astype(int) - descriptors(images)).max() <= 1
+
+
+def test_nothing_is_more_alike_than_the_same_descriptor():
+    # Pictures that differ by a few grey levels: their lengths differ by more than their directions.
+    random = np.random.default_rng(0)
+    base = random.integers(0, 256, (1, 28, 28, 1))
+    images = np.clip(base + random.normal(0, 3, (200, 28, 28, 1)), 0, 255).astype(np.uint8)
+    rows = descriptors(images)
+    columns, lengths = rows.astype(np.float32).T, lengths_of(rows)
+    alike = likeness([rows], columns, lengths)
+    assert alike.argmax(axis=1).tolist() == list(range(200))
+    assert alike.diagonal() == pytest.approx(1, abs=1e-6)
+    assert (rows.astype(np.float32) @ columns).argmax(axis=1).tolist() != list(range(200))
+
+
+def test_a_blank_row_is_like_nothing():
+    rows = descriptors(np.full((1, 28, 28, 1), 9, dtype=np.uint8))
+    assert likeness([rows], rows.astype(np.float32).T, lengths_of(rows))[0, 0] == 0
 
 
 @pytest.mark.parametrize("channels", [1, 3])
