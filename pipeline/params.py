@@ -41,7 +41,6 @@ DEFAULT_FILTERS: tuple[FilterName, ...] = (
     "near_copies",
     "artefacts",
     "labels",
-    "realism",
     "off_class",
     "repeats",
 )
@@ -406,7 +405,7 @@ class SynthesizeParams(Section):
     filters: tuple[FilterName, ...] = Field(
         DEFAULT_FILTERS,
         strict=False,  # a list of YAML is taken for the tuple; its items are still checked
-        description="rules that reject, beside those against exact copies and repeats",
+        description="rules that reject, beside those against the same pixels",
     )
     select: Literal["first", "diverse", "k_centre"] = Field(
         "first",

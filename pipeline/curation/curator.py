@@ -22,7 +22,7 @@ from pipeline.curation.limits import (
 from pipeline.curation.measuring import Columns, Embed, Features, Labels, RealRows
 from pipeline.curation.repeats import Repeats
 from pipeline.curation.scores import Scores
-from pipeline.curation.selection import DEFAULT_RULES, RULES, Reason, Rule
+from pipeline.curation.selection import MOST_RULES, RULES, Reason, Rule
 from pipeline.curation.verdict import Masks, broken, fixed, reason_of
 from pipeline.data.images import Images
 from pipeline.data.store import Samples
@@ -74,7 +74,7 @@ class Curator:
         validation: Samples,
         ensemble: Ensemble,
         embed: Embed | None = None,
-        rules: Collection[Rule] = DEFAULT_RULES,
+        rules: Collection[Rule] = MOST_RULES,
         quantile: float = 0.03,
         typical_share: float = 0.1,
         copy_ratio: float = COPY_RATIO,

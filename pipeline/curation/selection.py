@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from pipeline.params import DEFAULT_FILTERS, FilterName
+from pipeline.params import FilterName
 
 Rule = FilterName
 Reason = Literal[
@@ -26,7 +26,7 @@ Reason = Literal[
 ]
 
 RULES: tuple[Rule, ...] = get_args(Rule)  # in the order in which they are asked
-DEFAULT_RULES: frozenset[Rule] = frozenset(DEFAULT_FILTERS)
+MOST_RULES: frozenset[Rule] = frozenset(RULES) - {"typical"}
 
 REASONS: dict[Reason, str] = {
     "accepted": "kept",

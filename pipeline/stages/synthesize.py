@@ -138,6 +138,7 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
     device = pick_device(params.execution.device)
     pool = read_samples(store, ("pool",)).images if params.encoder == "selfsupervised" else None
     judging = Judging(params, info.classes, training, validation, pool, device, tracker)
+    judging.refuse_bad_weights()
     source = _choose_source(params, inputs, info, judging, out)
     curator = judging.curator(read_ids(store))
     # The pilot of a plan is as many as `auto` would keep, unless a number is given.

@@ -15,12 +15,12 @@ from pipeline.features.separation import separation
 from pipeline.hashing import digest_bytes, digest_file, digest_json
 from pipeline.params import SynthesizeParams
 
-_FROM_FILES = ("inception", "timm")
+FROM_FILES = ("inception", "timm")
 
 
 def choose_encoder(
     params: SynthesizeParams,
-    ensemble: Ensemble,
+    ensemble: Callable[[], Ensemble],
     training: Samples,
     pool: Images | None,
     device: torch.device,
@@ -30,7 +30,7 @@ def choose_encoder(
 
     Args:
         params: the section.
-        ensemble: judges, whose features `domain` is.
+        ensemble: returns the judges, whose features `domain` is; asked for there alone.
         training: real training rows.
         pool: (N, H, W, C) uint8 unlabelled rows, for `selfsupervised`.
         device: to embed on.
@@ -40,10 +40,11 @@ def choose_encoder(
         InputError: the weights are missing or cannot be used, or a package is not installed.
     """
     if params.encoder == "domain":
+        judges = ensemble()
         # The ensemble averages each map, so these are not the features of `domain_encoder`.
-        digest = digest_json(["averaged", domain_encoder(ensemble.judges).digest])
-        width = ensemble.embed(training.images[:1]).shape[1]
-        return Encoder("domain", digest, width, ensemble.embed)
+        digest = digest_json(["averaged", domain_encoder(judges.judges).digest])
+        width = judges.embed(training.images[:1]).shape[1]
+        return Encoder("domain", digest, width, judges.embed)
     hub_id = params.encoder_model if "/" in (params.encoder_model or "") else None
     return make_encoder(
         params.encoder,
@@ -79,7 +80,7 @@ def warn_of_mixed_classes(
 
 def weights_digest(params: SynthesizeParams) -> str:
     """Return a digest of the weights that the section asks for; empty where it asks for none."""
-    if params.encoder not in _FROM_FILES or "/" in (params.encoder_model or ""):
+    if params.encoder not in FROM_FILES or "/" in (params.encoder_model or ""):
         return ""
     path = Path(params.encoder_path)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
@@ -89,7 +90,7 @@ def weights_digest(params: SynthesizeParams) -> str:
 
 def _weights(params: SynthesizeParams) -> Path | None:
     """Return the file or folder of weights; inception's file may lie alone in the folder."""
-    if params.encoder not in _FROM_FILES:
+    if params.encoder not in FROM_FILES:
         return None
     path = Path(params.encoder_path)
     if params.encoder == "inception" and path.is_dir():

@@ -12,7 +12,7 @@ from pipeline.data.store import Samples
 from pipeline.features.encoders import Encoder
 from pipeline.features.judge import Ensemble, fit_ensemble
 from pipeline.params import SynthesizeParams
-from pipeline.synthesis.encoding import choose_encoder, warn_of_mixed_classes
+from pipeline.synthesis.encoding import FROM_FILES, choose_encoder, warn_of_mixed_classes
 from pipeline.tracking.tracker import Tracker
 
 
@@ -64,12 +64,17 @@ class Judging:
         """Return the encoder of realism, variety and quality."""
         return choose_encoder(
             self._params,
-            self.ensemble,
+            lambda: self.ensemble,
             self.training,
             self._pool,
             self.device,
             lambda done, total: self.tracker.progress("encoder", done, total, "steps"),
         )
+
+    def refuse_bad_weights(self) -> None:
+        """Load an encoder that stands in files, so that bad ones are told before any training."""
+        if self._params.encoder in FROM_FILES:
+            _ = self.encoder
 
     @cached_property
     def warning(self) -> str | None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.curation.curator import Curator
-from pipeline.curation.selection import DEFAULT_RULES, REASON_RULES, REASONS, RULES
+from pipeline.curation.selection import MOST_RULES, REASON_RULES, REASONS, RULES
 from pipeline.data.store import concatenate, make_samples
 from pipeline.errors import StageError
 
@@ -90,7 +90,7 @@ def test_near_identical_candidates_are_repeats_of_the_first(curator, blobs):
 
 def test_typical_rejects_the_middle_of_a_class_and_is_off_by_default(fitted, blobs):
     training, validation, ensemble = fitted
-    assert "typical" not in DEFAULT_RULES
+    assert "typical" not in MOST_RULES
     judged = judge(
         Curator(training, validation, ensemble, rules=["typical"], typical_share=0.3),
         blobs(200, 11),
@@ -148,7 +148,7 @@ def test_without_rules_only_the_same_pixels_are_rejected(fitted, blobs):
 
 def test_repeats_are_not_sought_where_nobody_asks(fitted, blobs, monkeypatch):
     training, validation, ensemble = fitted
-    rules = DEFAULT_RULES - {"repeats"}
+    rules = MOST_RULES - {"repeats"}
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.curation.curator.Repeats.judge", None)
         curator = Curator(training, validation, ensemble, rules=rules)
@@ -174,7 +174,7 @@ def test_scores_of_a_candidate_stay_small_and_keep_six_decimals(curator, fitted,
 
 def test_the_cost_in_real_rows_is_told_and_kept(curator, blobs):
     shares = curator.rules_on_validation()
-    assert list(shares) == [rule for rule in RULES if rule in DEFAULT_RULES]
+    assert list(shares) == [rule for rule in RULES if rule in MOST_RULES]
     assert max(shares.values()) <= curator.real_cost <= min(sum(shares.values()), 0.03)
     limits = curator.thresholds.as_dict()
     assert {"confidence_0", "confidence_1", "near_copy", "typical_distance"} <= set(limits)

@@ -15,6 +15,7 @@ from support import need
 from pipeline.curation.curator import Curator
 from pipeline.data.store import make_samples
 from pipeline.features.judge import fit_ensemble
+from pipeline.params import DEFAULT_FILTERS
 
 STEPS = 250
 FOLDS = 3
@@ -32,7 +33,9 @@ def rejected(name, seed):
         planted.training, 10, STEPS, FOLDS, seed, torch.device("cpu"), lambda step: None
     )
     real_ids = planted.training.ids + planted.validation.ids
-    curator = Curator(planted.training, planted.validation, ensemble, real_ids=real_ids)
+    curator = Curator(
+        planted.training, planted.validation, ensemble, rules=DEFAULT_FILTERS, real_ids=real_ids
+    )
     ids = make_samples(planted.images, planted.labels, "train", "synthetic").ids
     judged = curator.judge(
         planted.images, planted.labels, [bytes.fromhex(identity) for identity in ids]

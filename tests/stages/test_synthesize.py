@@ -257,7 +257,7 @@ def test_the_rules_are_accounted_for_and_the_images_measured(trained, tmp_path, 
         root, out, recording_tracker, images_per_class=12, max_rounds=6, filter_share=0.1
     )
     assert [one.rule for one in summary.rules] == [
-        "copies", "near_copies", "artefacts", "labels", "realism", "off_class", "repeats"
+        "copies", "near_copies", "artefacts", "labels", "off_class", "repeats"
     ]  # fmt: skip
     fates = Counter()
     for one in summary.classes:
@@ -311,6 +311,7 @@ def test_guidance_is_searched_for_and_the_choice_is_used(trained, tmp_path, reco
     [
         ({"guide": "weaker"}, "the generator has no weaker network"),
         ({"generator": "student"}, "train has made none"),
+        ({"encoder": "inception", "encoder_path": "nowhere"}, "nowhere"),
         ({"mode": "inpaint", "mask": "user", "mask_path": "nowhere"}, r"no masks \(\*\.png\)"),
     ],
 )

@@ -26,7 +26,12 @@ def ensemble(training):
 def choose(training, ensemble, **params):
     told = []
     found = choose_encoder(
-        SynthesizeParams(**params), ensemble, training, None, CPU, lambda *step: told.append(step)
+        SynthesizeParams(**params),
+        lambda: ensemble,
+        training,
+        None,
+        CPU,
+        lambda *step: told.append(step),
     )
     return found, told
 
