@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.curation.thumbs import blur
 from pipeline.data.images import Images
 
 Floats = npt.NDArray[np.float64]
@@ -80,19 +81,9 @@ def fit_texture(real: Sequence[Texture]) -> TextureLimits:
 
 def _measure_block(images: Images) -> tuple[Floats, Floats, Floats, Floats]:
     values = images.astype(np.float32) / np.float32(255)
-    smooth = values
-    for axis in (1, 2):
-        pad = [(0, 0)] * 4
-        pad[axis] = (1, 1)
-        padded = np.pad(smooth, pad, mode="edge")
-        before, after = (
-            np.take(padded, np.arange(start, start + smooth.shape[axis]), axis=axis)
-            for start in (0, 2)
-        )
-        smooth = (before + 2 * smooth + after) / np.float32(4)
     centred = values - values.mean(axis=(1, 2), keepdims=True)
     variance = _mean_square(centred)
-    rough = _mean_square(values - smooth) / np.maximum(variance, 1e-8)
+    rough = _mean_square(values - blur(values)) / np.maximum(variance, 1e-8)
     dark = (images <= 1).mean(axis=(1, 2, 3))
     bright = (images >= 254).mean(axis=(1, 2, 3))
     return np.sqrt(variance), dark, bright, rough

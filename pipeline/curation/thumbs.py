@@ -36,7 +36,7 @@ def thumbs(images: Images, most_px: int = THUMB_PX) -> Images:
     _, height, width, _ = images.shape
     if max(height, width) <= most_px:
         return images
-    small = _blur(_shrink(images.astype(np.float32), most_px))
+    small = blur(_shrink(images.astype(np.float32), most_px))
     rounded: Images = np.floor(small + np.float32(0.5)).astype(np.uint8)
     return rounded
 
@@ -119,7 +119,7 @@ def _block(side: int) -> int:
 
 
 def _describe(middle: Images) -> Descriptors:
-    values = _blur(_shrink(middle.astype(np.float32), _DESCRIPTOR_PX))
+    values = blur(_shrink(middle.astype(np.float32), _DESCRIPTOR_PX))
     values -= values.mean(axis=(1, 2), keepdims=True)
     flat = values.reshape(len(values), -1)
     length = np.sqrt(np.einsum("nd,nd->n", flat, flat))[:, None]
@@ -175,8 +175,8 @@ def _block_sizes(side: int, block: int) -> npt.NDArray[np.int64]:
     return sizes
 
 
-def _blur(values: Floats) -> Floats:
-    """Smooth with the kernel 1, 2, 1 along both sides, borders repeated."""
+def blur(values: Floats) -> Floats:
+    """Smooth (N, h, w, C) with the kernel 1, 2, 1 along both sides, borders repeated."""
     for axis in (1, 2):
         pad = [(0, 0)] * 4
         pad[axis] = (1, 1)

@@ -226,9 +226,9 @@ def narrow(features: npt.NDArray[np.floating]) -> Features:
 def _samples(
     entry: Entry, images: Images, recipes: Sequence[Recipe], seed: int, kept: Sequence[int]
 ) -> Samples:
-    shard = entry.shard
+    shard, stays = entry.shard, set(kept)
     reasons: list[str] = [
-        "surplus" if reason == "accepted" and i not in set(kept) else reason
+        "surplus" if reason == "accepted" and i not in stays else reason
         for i, reason in enumerate(entry.reasons)
     ]
     scores = entry.scores.columns()
