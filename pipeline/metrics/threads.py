@@ -11,11 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
 from typing import TypeVar
 
 import scipy.linalg  # noqa: F401 - it brings a BLAS of its own, which must be there to be limited
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import threadpool_limits
 
 from pipeline.device import usable_cores
 
@@ -37,15 +36,11 @@ def one_blas_thread() -> Iterator[None]:
         yield
         return
     try:
-        with _controller().limit(limits=1, user_api="blas"):
+        # Looked for each time (5 ms): faiss, for one, brings a BLAS of its own when it is loaded.
+        with threadpool_limits(limits=1, user_api="blas"):
             yield
     finally:
         _limiting.release()
-
-
-@cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()  # looks through all loaded libraries: once is enough
 
 
 def in_order(work: Callable[[_Item], _Found], items: Iterable[_Item]) -> Iterator[_Found]:

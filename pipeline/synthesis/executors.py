@@ -291,7 +291,13 @@ def _work(
                 finally:
                     lock.release()
 
-            _serve(take, worker, folder, lambda report: reports.send(_portable(report)))
+            def report(what: _Report) -> None:
+                try:
+                    reports.send(_portable(what))
+                except BrokenPipeError:  # the parent is dead, and nobody reads
+                    os._exit(1)
+
+            _serve(take, worker, folder, report)
 
 
 def _serve(

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -44,6 +46,22 @@ def test_a_body_beside_another_one_leaves_no_limit_behind():
         assert blas_threads() == {2}
         with one_blas_thread():
             assert blas_threads() == {1}
+
+
+def test_a_library_that_is_loaded_later_is_kept_to_one_thread_too():
+    script = """
+from threadpoolctl import threadpool_info, threadpool_limits
+from pipeline.metrics.threads import one_blas_thread
+with one_blas_thread():
+    pass
+before = len(threadpool_info())
+import faiss
+assert len(threadpool_info()) > before
+with threadpool_limits(2), one_blas_thread():
+    print({one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"})
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("{1}", "")
 
 
 def test_results_come_in_order_and_items_are_taken_only_as_they_are_needed():

@@ -1,7 +1,5 @@
 """Which sizes of a batch are used: those of the same bits that fit, the fastest of them."""
 
-import time
-
 import pytest
 import torch
 
@@ -15,6 +13,26 @@ from pipeline.synthesis.batches import (
 )
 
 CPU = torch.device("cpu")
+
+
+class Clock:
+    """Says what time it is, and goes on only when it is told to."""
+
+    seconds = 0.0
+
+    def perf_counter(self):
+        return self.seconds
+
+    def sleep(self, seconds):
+        self.seconds += seconds
+
+
+time = Clock()
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch):
+    monkeypatch.setattr("pipeline.synthesis.batches.time", time)
 
 
 def rows(count):
