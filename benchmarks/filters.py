@@ -36,9 +36,10 @@ from pipeline.diffusion.checkpoints import load_generator
 from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.downstream.arms import Arm, make_pools
+from pipeline.downstream.bench import Bench
+from pipeline.downstream.fitting import train_pair
 from pipeline.downstream.scores import score
-from pipeline.downstream.training import Bench, train_pair
-from pipeline.downstream.verdict import tail_classes
+from pipeline.downstream.tail import tail_classes
 from pipeline.features.judge import Ensemble, fit_ensemble
 from pipeline.hashing import digest_pixels
 from pipeline.params import EvaluateParams, FilterName
@@ -59,7 +60,7 @@ RULES: tuple[FilterName, ...] = (
 ALL = tuple(rule for rule in RULES if rule != "typical")
 COST = 0.03  # share of real rows that the rules may reject, as by default
 STRICTER = (0.1, 0.25)
-MIXED = Arm("mixed_50", "mixed", 0.5, "light", True)
+MIXED = Arm("mixed", "synthetic", 0.5, "light", True, "synthetic")
 BASELINE = Arm("real_augmented", "baseline", None, "light", True)
 POINTS = 100.0
 Rows = npt.NDArray[np.int64]

@@ -152,7 +152,7 @@ def _run_all(params: Params, artifacts: Path, force: bool, mlflow: bool) -> dict
         ]
         if mlflow:
             # MLflow takes seconds to import: only where it is wanted.
-            from pipeline.tracking.mlflow import track_run
+            from pipeline.tracking.recording import track_run
 
             tags = {"prefect_flow_run_id": str(flow_run.id or "")}
             recorded = stack.enter_context(

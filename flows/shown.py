@@ -1,19 +1,12 @@
 """What a finished run shows in the Prefect page: verdict, arms, and where to look further."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from pipeline.tracking.console import printable
+from pipeline.tracking.console import escape_markdown
 from pipeline.tracking.facts import arms_table, read_verdict
-
-
-def escape_markdown(text: object) -> str:
-    """Return user text so that Markdown shows it as it is: one line, no markup, no HTML."""
-    line = " ".join(printable(str(text)).split())
-    return re.sub(r"([\\`*_{}\[\]()#+!|<>&~$:@-])", r"\\\1", line)
 
 
 def show_results(artifacts: Path, mlflow_run_id: str) -> None:

@@ -130,11 +130,94 @@ _add_stage_command(
     "Generate images of each class; score them; accept or reject with reasons.",
     "replenish synthesize --set synthesize.guidance=2.0",
 )
-_add_stage_command(
-    "evaluate",
-    "Compare classifiers with and without synthetic images, and write the verdict.",
-    "replenish evaluate --set evaluate.seeds=8",
+
+
+@app.command(
+    epilog="Examples: replenish evaluate --set evaluate.seeds=8 · replenish evaluate --controls"
 )
+def evaluate(
+    params: ParamsFile = DEFAULT_PARAMS,
+    overrides: Overrides = None,
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    force: Force = False,
+    mlflow: Mlflow = True,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls",
+            help="Ask the gate about rows of a known worth instead: shuffled labels, noise and "
+            "copies, which it must refuse, and held-out real rows, which it must accept.",
+        ),
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Compare classifiers with and without synthetic images, and write the verdict."""
+    from pipeline.stages.running import run_stage
+
+    settings = load_params(params, tuple(overrides or ()))
+    if controls:
+        _run_controls(settings, artifacts)
+        return
+    with _tracker(settings, artifacts, "evaluate", "stage", mlflow) as (tracker, _):
+        run_stage("evaluate", settings, artifacts, tracker, force=force)
+
+
+def _run_controls(settings: Params, artifacts: Path) -> None:
+    from pipeline.stages.controls import run_controls
+    from pipeline.stages.running import finished_folder
+
+    stores = (
+        finished_folder("prepare", artifacts) / "dataset",
+        finished_folder("synthesize", artifacts) / "accepted",
+    )
+    out = artifacts / "controls"
+    with _tracker(settings, artifacts, "evaluate", "stage", mlflow=False) as (tracker, _):
+        found = run_controls(settings.evaluate, *stores, out, tracker)
+    for one in found:
+        typer.echo(
+            f"{'ok' if one.as_expected else 'WRONG':<6}{one.name:<16} {one.kind:<9} "
+            f"{one.decision:<13} {one.gain_points:+.2f} points "
+            f"({one.low_points:+.2f} to {one.high_points:+.2f})"
+        )
+    typer.echo(f"Written: {out / 'controls.json'}")
+    if not all(one.as_expected for one in found):
+        raise StageError(
+            "the gate did not say what it should of every control; at 95 % it errs in one negative "
+            "control of 40, and a positive one needs enough test images: see docs/statistics.md"
+        )
+
+
+@app.command(
+    epilog="Example: replenish run --set seed=1 --artifacts runs/1, the same with seed=2 and 3, "
+    "then: replenish pool runs/1 runs/2 runs/3 --out pooled.json"
+)
+def pool(
+    runs: Annotated[list[Path], typer.Argument(help="Artifacts folders of runs with other seeds.")],
+    out: Annotated[Path, typer.Option("--out", help="File of the verdict.", metavar="FILE")] = Path(
+        "pooled.json"
+    ),
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999)] = 0.95,
+    resamples: Annotated[int, typer.Option(min=100, max=1_000_000)] = 2000,
+    debug: Debug = False,
+) -> None:
+    """Give one verdict over several runs, each with its own split, generator and images."""
+    from pipeline.downstream.pooled import pooled_verdict, read_run
+    from pipeline.folders import write_json
+    from pipeline.stages.running import finished_folder
+    from pipeline.tracking.facts import read_verdict
+
+    for folder in runs:
+        finished_folder("evaluate", folder)
+        finished_folder("prepare", folder)
+    read = [read_run(folder, read_verdict(folder)) for folder in runs]
+    verdict = pooled_verdict(read, resamples, confidence, seed=0)
+    write_json(out, verdict)
+    for one in verdict["runs"]:
+        typer.echo(f"{one['name']:<40} {one['gain_points']:+.2f} points")
+    typer.echo(f"Verdict over {len(runs)} runs: {verdict['sentence']}")
+    typer.echo(f"Written: {out}")
+
+
 _add_stage_command(
     "assemble",
     "Write the dataset to take away: real rows, and synthetic ones if the verdict says use.",
@@ -163,6 +246,16 @@ def verify(
     if findings.problems:
         raise StageError(f"{folder}: {len(findings.problems)} problems, listed above")
     typer.echo(f"{folder}: all is well")
+
+
+@app.command(epilog="Examples: replenish track · replenish track --artifacts artifacts/digits")
+def track(artifacts: Artifacts = DEFAULT_ARTIFACTS, debug: Debug = False) -> None:
+    """Send finished results to MLflow later, after a run that it missed."""
+    from pipeline.tracking.sending import send_results
+
+    sent = send_results(artifacts)
+    what = "made" if sent.made else "completed"
+    typer.echo(f"MLflow run {sent.run_id} {what}: it holds all of {artifacts}")
 
 
 @app.command(epilog="Example: replenish doctor --mlflow-port 5001")
@@ -225,7 +318,7 @@ def _tracker(
             log = JsonLinesTracker(new_run_log(Path("runs"), name), console.note)
             trackers: list[Tracker] = [clock, console, stack.enter_context(log)]
             if mlflow:
-                from pipeline.tracking.mlflow import track_run
+                from pipeline.tracking.recording import track_run
 
                 recorded = track_run(artifacts, params.digest(), name, driver, warn=console.note)
                 trackers.append(stack.enter_context(recorded))

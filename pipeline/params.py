@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,14 +24,33 @@ TransformName = Literal["flip", "flip_vertical", "translate", "rotate", "scale"]
 _HUB_ID = (
     r"^[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*(@[A-Za-z0-9_][A-Za-z0-9_./-]*)?$"
 )
-ArmName = Literal[
+BaselineName = Literal[
     "real",
     "real_balanced",
+    "class_weighted",
+    "logit_adjusted",
+    "focal",
     "real_augmented",
     "real_augmented_strong",
-    "mixed",
-    "synthetic_only",
+    "mixup",
+    "cutmix",
+    "smote",
+    "pseudo_labels",
+    "retrieval",
 ]
+SyntheticArmName = Literal[
+    "mixed", "mixed_plain", "mixed_strong", "mixed_downweighted", "pretrained", "synthetic_only"
+]
+ArmName = BaselineName | SyntheticArmName
+BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
+DEFAULT_ARMS: tuple[ArmName, ...] = (
+    *(name for name in BASELINES if name != "real_balanced"),
+    "mixed",
+    "mixed_strong",
+    "mixed_downweighted",
+    "pretrained",
+    "synthetic_only",
+)
 # In the order in which they are asked.
 FilterName = Literal[
     "copies", "near_copies", "artefacts", "labels", "realism", "off_class", "typical", "repeats"
@@ -479,42 +498,121 @@ class SynthesizeParams(Section):
         return self
 
 
+class UserCommand(_Frozen):
+    """A training script of the user's own, as an arm; docs/arms.md has the contract."""
+
+    command: tuple[str, ...] = Field(
+        min_length=1,
+        max_length=100,
+        strict=False,  # a list of YAML is taken for the tuple; its items are still checked
+        description="program and arguments, run without a shell",
+    )
+    timeout_seconds: float = Field(
+        3600.0, gt=0.0, le=1.0e6, description="of one run; a slower one fails the stage"
+    )
+
+
 class EvaluateParams(Section):
     """Compare classifiers trained with and without synthetic images."""
 
     arms: tuple[ArmName, ...] = Field(
-        ("real", "real_balanced", "real_augmented", "mixed", "synthetic_only"),
+        DEFAULT_ARMS,
         min_length=1,
         strict=False,  # a list of YAML is taken for the tuple; its items are still checked
+        description="what is compared; pseudo_labels and retrieval need unlabelled images, and "
+        "are left out where there are none",
     )
     mixed_shares: tuple[Fraction, ...] = Field(
-        (0.25, 0.5, 0.75),
+        (0.5, 0.25, 0.75),
         min_length=1,
+        max_length=20,
         strict=False,  # as above
-        description="shares of synthetic draws in mixed arms",
+        description="shares of synthetic draws that the search tries; the first one is the start",
+    )
+    learning_rates: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
+        (3.0e-3, 1.5e-3, 6.0e-3),
+        min_length=1,
+        max_length=20,
+        strict=False,  # as above
+        description="peak rates of AdamW that the search tries for each arm; the first one is the "
+        "start",
+    )
+    search_seeds: int = Field(
+        1, ge=0, le=100, description="classifiers of each setting in the search; 0 = no search"
     )
     seeds: int = Field(4, ge=2, le=1000, description="paired repetitions of each arm")
+    max_seeds: int | None = Field(
+        None,
+        ge=2,
+        le=1000,
+        description="add seeds up to these until the interval is decided; null = as many as seeds",
+    )
     steps: int | None = Field(
         None,
         ge=1,
         description="optimiser steps of each classifier, equal for all; null = by training images",
     )
     batch_images: int = Field(64, ge=2, le=65_536)
-    learning_rate: float = Field(3.0e-3, gt=0.0, le=1.0)
     weight_decay: float = Field(0.01, ge=0.0, le=1.0)
-    base_channels: int = Field(32, ge=4, le=512, description="width of the classifier")
+    classifier: Literal["small_cnn", "resnet", "linear", "timm"] = Field(
+        "small_cnn",
+        description="network of all arms; linear = a head on the features of `timm_model`, or on "
+        "pixels",
+    )
+    timm_model: str | None = Field(None, max_length=200, description="name of timm's network")
+    pretrained: str | None = Field(
+        None, max_length=1000, description="weights of timm's network: hub id, or a path"
+    )
+    base_channels: int = Field(32, ge=4, le=512, description="width of small_cnn and resnet")
     horizontal_flip: bool = Field(
         False, description="may augmentation mirror an image? (a mirrored digit is no digit)"
     )
+    pseudo_confidence: float = Field(
+        0.9, ge=0.0, le=1.0, description="of a pseudo-label that is believed"
+    )
+    commands: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")], UserCommand] = Field(
+        {}, description="the user's own training scripts, each without and with synthetic images"
+    )
     confidence: Fraction = Field(0.95, description="level of the interval of the gain")
     bootstrap_resamples: int = Field(2000, ge=100, le=1_000_000)
+    head_margin_points: float = Field(
+        2.0,
+        ge=0.0,
+        le=100.0,
+        description="a class that surely loses, and more than this, makes `use` a `use_with_care`",
+    )
+    curve_fractions: tuple[Fraction, ...] = Field(
+        (0.25, 0.5, 0.75),
+        max_length=20,
+        strict=False,  # as above
+        description="of the real rows, for the learning curve; none = no curve",
+    )
 
     @model_validator(mode="after")
     def _two_sides(self) -> Self:
-        if not any(arm.startswith("real") for arm in self.arms):
-            raise ValueError("arms needs a baseline: real, real_balanced or real_augmented")
-        if "mixed" not in self.arms:
-            raise ValueError("arms needs `mixed`, the arm that the verdict is about")
+        if not any(arm in BASELINES for arm in self.arms):
+            raise ValueError(
+                "arms needs a baseline, which sees no synthetic image: " + ", ".join(BASELINES)
+            )
+        if not any(arm not in (*BASELINES, "synthetic_only") for arm in self.arms):
+            raise ValueError(
+                "arms needs one with real and synthetic images, which the verdict is about: mixed, "
+                "mixed_plain, mixed_strong, mixed_downweighted or pretrained"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_grow(self) -> Self:
+        if self.max_seeds is not None and self.max_seeds < self.seeds:
+            raise ValueError(
+                f"max_seeds ({self.max_seeds}) must not be less than seeds ({self.seeds})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _timm_has_a_model(self) -> Self:
+        if self.classifier == "timm" and self.timm_model is None:
+            raise ValueError("classifier timm needs timm_model, such as resnet18")
         return self
 
 
@@ -532,7 +630,7 @@ class ReportParams(Section):
 
     title: str = Field("Replenish report", min_length=1, max_length=120)
     images_per_class: int = Field(12, ge=1, le=64, description="images a class in contact sheets")
-    examples: int = Field(24, ge=0, le=200, description="accepted and rejected examples, each")
+    examples: int = Field(96, ge=0, le=200, description="accepted and rejected examples, each")
 
 
 StageName = Literal["prepare", "pretrain", "train", "synthesize", "evaluate", "assemble", "report"]
@@ -638,6 +736,7 @@ SECTION_TYPES: dict[str, type[BaseModel]] = {
     "report": ReportParams,
     "execution": Execution,
     "prepare.imbalance": Imbalance,
+    "evaluate.commands": UserCommand,
 }
 
 

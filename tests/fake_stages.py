@@ -403,78 +403,19 @@ def _guidance(fake: Fake) -> dict[str, Any]:
 
 def write_evaluate(folder: Path, fake: Fake) -> None:
     """Write evaluate/ for the given decision."""
-    gain, low, high = fake.gain
-    available = sum(fake.accepted) > 0
-    chosen = f"mixed_{100 * fake.share:g}"
-    verb = "Use" if fake.decision == "use" else "Do not use"
-    sentence = (
-        f"{verb} the synthetic images: the best mix ({chosen}) changed balanced accuracy by "
-        f"{gain:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}) against the best baseline, "
-        "real_augmented."
+    from report.fake_verdict import fake_verdict  # which imports this module
+
+    verdict = fake_verdict(
+        fake.classes,
+        fake.training,
+        fake.held_out,
+        sum(fake.accepted),
+        decision=fake.decision,
+        gain=fake.gain,
+        share=fake.share,
     )
-
-    def arm(name: str, role: str, share: float | None, mean: float) -> dict[str, Any]:
-        return {
-            "name": name,
-            "role": role,
-            "share": share,
-            "validation_balanced_accuracy": {"mean": mean + 0.004, "sd": 0.011},
-            "test_balanced_accuracy": {"mean": mean, "sd": 0.009 + (1 - mean) / 40},
-            "test_macro_f1": {"mean": mean - 0.006, "sd": 0.012},
-            "tail_recall": {"mean": mean - 0.07, "sd": 0.03},
-        }
-
-    base = 0.871
-    arms = [
-        arm("real", "baseline", None, base - 0.042),
-        arm("real_balanced", "baseline", None, base - 0.018),
-        arm("real_augmented", "baseline", None, base),
-        arm(chosen, "mixed", fake.share, base + gain / 100),
-        arm("mixed_75", "mixed", 0.75, base + gain / 100 - 0.007),
-    ]
-    if available:
-        arms.append(arm("synthetic_only", "synthetic_only", 1.0, base - 0.061))
-    order = sorted(range(len(fake.classes)), key=lambda k: fake.training[k])
-    per_class = [
-        {
-            "name": name,
-            "training_images": fake.training[k],
-            "test_images": fake.held_out,
-            "baseline_recall": 0.9 - 0.02 * k % 0.3,
-            "mixed_recall": 0.9 - 0.02 * k % 0.3 + (gain + 1.5 * (k % 4) - 2) / 100,
-            "gain_points": gain + 1.5 * (k % 4) - 2,
-            "low_points": low + 1.5 * (k % 4) - 4,
-            "high_points": high + 1.5 * (k % 4) + 0.5,
-        }
-        for k, name in enumerate(fake.classes)
-    ]
-    verdict = {
-        "decision": fake.decision,
-        "sentence": sentence,
-        "best_baseline": "real_augmented",
-        "best_mixed": chosen,
-        "winning_share": fake.share,
-        "gain_points": gain,
-        "interval_points": [low, high],
-        "confidence": 0.95,
-        "tail_gain_points": 1.5 * gain,
-        "tail_classes": [fake.classes[k] for k in order[:3]],
-        "per_class": per_class,
-        "arms": arms,
-        "n": {
-            "training": sum(fake.training),
-            "validation": fake.held_out * len(fake.classes),
-            "test": fake.held_out * len(fake.classes),
-            "synthetic": sum(fake.accepted),
-            "seeds": 4,
-            "bootstrap_resamples": 2000,
-        },
-        "seeds": [0, 1, 2, 3],
-        "steps": 500,
-        "synthetic_available": available,
-    }
     write_json(folder / "verdict.json", verdict)
-    write_json(folder / "metrics.json", {"gain_points": gain})
+    write_json(folder / "metrics.json", {"gain_points": verdict["gain_points"]})
     summary = {key: verdict[key] for key in ("decision", "sentence", "gain_points")}
     write_json(folder / "summary.json", summary)
     finish(folder, fake.params)

@@ -69,7 +69,7 @@ def test_seed_and_execution_reach_every_section(tmp_path: Path) -> None:
         ("train: {class_map: [a, b]}", r"train\.class_map = \[\"a\", \"b\"\]"),
         ("train: {base_channels: 12}", r"train\.base_channels = 12: .*multiple of 8"),
         ("evaluate: {arms: [mixed]}", "arms needs a baseline"),
-        ("evaluate: {arms: [real]}", "arms needs `mixed`"),
+        ("evaluate: {arms: [real]}", "arms needs one with real and synthetic images"),
         ("evaluate: {arms: []}", r"evaluate\.arms = \[\]"),
         ("synthesize: {images_per_class: many}", r"synthesize\.images_per_class = \"many\""),
         ("assemble: {name: ../../etc}", r"assemble\.name = "),
@@ -268,7 +268,7 @@ def test_params_are_frozen_and_flat() -> None:
     flat = params.flat()
     assert (flat["train.augment"], flat["train.class_map"]) == ("[]", "{}")
     assert flat["train.steps"] == params.train.steps
-    assert flat["evaluate.mixed_shares"] == "[0.25, 0.5, 0.75]"
+    assert flat["evaluate.mixed_shares"] == "[0.5, 0.25, 0.75]"
     assert not [name for name in flat if "execution" in name]
 
 

@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 
 Policy = Literal["none", "light", "strong"]
 Augment = Callable[[Images, int], Images]
+ImageAugment = Callable[[Images, int], Images]  # of one image, (H, W, C)
 
 _SUCCESSOR = "albumentationsx"
 
@@ -34,7 +35,6 @@ def build_augmentation(policy: Policy, horizontal_flip: bool) -> Augment:
     """
     if policy == "none":
         return lambda images, seed: images
-    refuse_successor()
     compose = _compose(policy, horizontal_flip)
 
     def augment(images: Images, seed: int) -> Images:
@@ -42,6 +42,23 @@ def build_augmentation(policy: Policy, horizontal_flip: bool) -> Augment:
         # a generator of the same seed, and a shift to the right would always come with a dim one.
         compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         return np.stack([compose(image=image)["image"] for image in images])
+
+    return augment
+
+
+def build_image_augmentation(policy: Policy, horizontal_flip: bool) -> ImageAugment:
+    """Return the same for one image: a function (image (H, W, C) uint8, seed) -> the same shape.
+
+    What becomes of an image does not depend on its neighbours in a batch.
+    """
+    if policy == "none":
+        return lambda image, seed: image
+    compose = _compose(policy, horizontal_flip)
+
+    def augment(image: Images, seed: int) -> Images:
+        compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        changed: Images = compose(image=image)["image"]
+        return changed
 
     return augment
 
@@ -64,6 +81,7 @@ def refuse_successor() -> None:
 
 
 def _compose(policy: Policy, horizontal_flip: bool) -> Any:
+    refuse_successor()
     # At import albumentations asks the network for a newer version of itself unless told not to.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations

@@ -1,12 +1,13 @@
-"""The arms of the comparison: which rows each classifier sees, and how often.
+"""The arms of the comparison: which rows each classifier sees, how often, and with which loss.
 
 All arms train for the same number of steps on batches of the same size. Within one repetition
 they start from the same weights and share their random draws: the class of the i-th image of a
-step, and the real row that is drawn for it, are the same in every class-balanced arm.
+step, the real row that is drawn for it, and how that row is augmented are the same in every
+class-balanced arm.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,17 +15,17 @@ import numpy.typing as npt
 
 from pipeline.data.augment import Policy
 from pipeline.errors import StageError
+from pipeline.hashing import digest_json
 from pipeline.params import ArmName
 
-Role = Literal["baseline", "mixed", "synthetic_only"]
+Role = Literal["baseline", "synthetic", "synthetic_only"]
+Added = Literal["synthetic", "smote", "pseudo_labels", "retrieval"]
+LossName = Literal["cross_entropy", "class_weighted", "logit_adjusted", "focal"]
+Mix = Literal["none", "mixup", "cutmix"]
 Rows = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
-_BASELINES: dict[ArmName, tuple[Policy, bool]] = {  # augmentation, balanced
-    "real": ("none", False),
-    "real_balanced": ("none", True),
-    "real_augmented": ("light", True),
-    "real_augmented_strong": ("strong", True),
-}
+_KEY_CHARACTERS = 8
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,78 @@ class Arm:
     """One way to train the classifier.
 
     Attributes:
-        name: "real", "mixed_50" and so on; unique.
+        name: "real", "mixed" and so on.
         role: what it is compared as.
-        share: probability that a draw is synthetic, in (0, 1]; None for a baseline.
+        share: probability that a draw is of `added`, in (0, 1]; None where nothing is added.
         augmentation: policy applied to every image it sees.
         balanced: classes are drawn with equal probability, else rows are.
+        added: what it sees beside the real rows.
+        loss: of one row.
+        strength: focal's gamma, logit adjustment's tau, the Beta distribution's alpha of mixup and
+            cutmix; 0 where there is none.
+        mix: how pairs of rows become one.
+        added_weight: of the loss of an added row; a real one has 1.
+        added_first: the first `share` of the steps sees added rows, the rest real ones.
+        learning_rate: peak rate of AdamW.
+        real_fraction: of each class's real rows, for the learning curve.
+        by_user: is it a script of the user's own, which trains as it likes?
     """
 
     name: str
     role: Role
-    share: float | None
-    augmentation: Policy
-    balanced: bool
+    share: float | None = None
+    augmentation: Policy = "none"
+    balanced: bool = True
+    added: Added | None = None
+    loss: LossName = "cross_entropy"
+    strength: float = 0.0
+    mix: Mix = "none"
+    added_weight: float = 1.0
+    added_first: bool = False
+    learning_rate: float = 3.0e-3
+    real_fraction: float = 1.0
+    by_user: bool = False
+
+    def key(self) -> str:
+        """Return a file name that tells this arm from others, and from itself otherwise set."""
+        return f"{self.name}-{digest_json(asdict(self))[:_KEY_CHARACTERS]}"
+
+    def at_step(self, step: int, steps: int) -> "Arm":
+        """Return the arm that draws the rows of a step, in [0, steps)."""
+        if not self.added_first:
+            return self
+        early = step < round((self.share or 0.0) * steps)
+        if early:
+            return replace(self, share=1.0)  # a class without added rows serves its real ones
+        return replace(self, role="baseline", share=None)
+
+
+@dataclass(frozen=True)
+class Family:
+    """An arm with the settings that the search may give it, all tried by the same rules.
+
+    Attributes:
+        arm: as it starts.
+        rates: peak learning rates to try.
+        field: attribute of `Arm` that is tried next, if any.
+        values: of that attribute; the first one is the arm's.
+    """
+
+    arm: Arm
+    rates: tuple[float, ...]
+    field: Literal["share", "strength", "added_weight"] | None = None
+    values: tuple[float, ...] = ()
+
+    def first_round(self) -> tuple[Arm, ...]:
+        """Return the arm at each learning rate."""
+        return tuple(replace(self.arm, learning_rate=rate) for rate in self.rates)
+
+    def second_round(self, best: Arm) -> tuple[Arm, ...]:
+        """Return the best arm of the first round and the same with the field's other values."""
+        if self.field is None:
+            return (best,)
+        changed = (_with(best, self.field, value) for value in self.values)
+        return tuple(dict.fromkeys((best, *changed)))
 
 
 @dataclass(frozen=True)
@@ -52,53 +113,159 @@ class Pools:
 
     Attributes:
         real: indices of the real rows of each class.
-        synthetic: indices of the accepted synthetic rows of each class.
+        added: kind -> indices of its rows of each class.
     """
 
     real: tuple[Rows, ...]
-    synthetic: tuple[Rows, ...]
+    added: Mapping[Added, tuple[Rows, ...]]
+
+    def fraction(self, share: float, random: np.random.Generator) -> "Pools":
+        """Return the pools with a share of each class's real rows, one at least.
+
+        The same generator gives nested subsets for different shares.
+        """
+        orders = [random.permutation(len(rows)) for rows in self.real]
+        kept = [
+            rows[np.sort(order[: max(1, round(share * len(rows)))])]
+            for rows, order in zip(self.real, orders, strict=True)
+        ]
+        return Pools(tuple(kept), self.added)
 
 
-def plan_arms(names: Sequence[ArmName], shares: Sequence[float]) -> tuple[Arm, ...]:
-    """Return the arms in order, `mixed` spelt out as one arm a share; repeats are dropped.
+@dataclass(frozen=True)
+class Draw:
+    """The rows of one batch, as indices into the training rows.
 
-    Mixed and synthetic arms are augmented as `real_augmented` is. Where no augmented baseline
-    takes part they are not augmented either, so that a gain is never augmentation's own.
+    Attributes:
+        real: (B,) real row of each position; that of an added one where the class has none.
+        added: (B,) added row of each position; the real one where there is none.
+        use_added: (B,) which of the two is seen.
+    """
+
+    real: Rows
+    added: Rows
+    use_added: Bools
+
+    def rows(self) -> Rows:
+        """Return the (B,) rows that are seen."""
+        return np.where(self.use_added, self.added, self.real)
+
+
+def plan_arms(
+    names: Sequence[ArmName], shares: Sequence[float], rates: Sequence[float]
+) -> tuple[Family, ...]:
+    """Return the arms in order with what may be tried of each; repeats are dropped.
+
+    All that do more than draw real rows are augmented as `real_augmented` is. Where no augmented
+    baseline takes part they are not augmented either, so that a gain is never augmentation's own.
+
+    Args:
+        names: arms of params.yaml.
+        shares: of synthetic draws; the first one is the start.
+        rates: peak learning rates; the first one is the start.
     """
     policy: Policy = "none"
     if "real_augmented" in names:
         policy = "light"
     elif "real_augmented_strong" in names:
         policy = "strong"
-    arms: dict[str, Arm] = {}
-    for name in names:
-        if name == "mixed":
-            for share in shares:
-                mixed = f"mixed_{100 * share:g}"
-                arms.setdefault(mixed, Arm(mixed, "mixed", share, policy, True))
-        elif name == "synthetic_only":
-            arms.setdefault(name, Arm(name, "synthetic_only", 1.0, policy, True))
-        else:
-            augmentation, balanced = _BASELINES[name]
-            arms.setdefault(name, Arm(name, "baseline", None, augmentation, balanced))
-    return tuple(arms.values())
+    families = [_family(name, policy, tuple(shares), tuple(rates)) for name in dict.fromkeys(names)]
+    return tuple(families)
+
+
+def _family(
+    name: ArmName, policy: Policy, shares: tuple[float, ...], rates: tuple[float, ...]
+) -> Family:
+    half = (0.5, 0.25, 0.75)
+    synthetic = Arm(name, "synthetic", shares[0], policy, True, "synthetic")
+    match name:
+        case "real" | "real_balanced":
+            family = Family(Arm(name, "baseline", balanced=name != "real"), rates)
+        case "real_augmented":
+            family = Family(Arm(name, "baseline", None, "light"), rates)
+        case "real_augmented_strong":
+            family = Family(Arm(name, "baseline", None, "strong"), rates)
+        case "class_weighted":
+            weighted = Arm(name, "baseline", None, policy, False, loss="class_weighted")
+            family = Family(weighted, rates)
+        case "logit_adjusted":
+            adjusted = Arm(name, "baseline", None, policy, False, loss="logit_adjusted")
+            family = Family(adjusted, rates, "strength", (1.0, 0.5, 1.5))
+        case "focal":
+            focal = Arm(name, "baseline", None, policy, loss="focal")
+            family = Family(focal, rates, "strength", (2.0, 1.0, 3.0))
+        case "mixup":
+            family = Family(
+                Arm(name, "baseline", None, policy, mix="mixup"),
+                rates,
+                "strength",
+                (0.2, 0.5, 1.0),
+            )
+        case "cutmix":
+            family = Family(
+                Arm(name, "baseline", None, policy, mix="cutmix"),
+                rates,
+                "strength",
+                (1.0, 0.5, 0.25),
+            )
+        case "smote" | "pseudo_labels" | "retrieval":
+            rival = Arm(name, "baseline", half[0], policy, True, name)
+            family = Family(rival, rates, "share", half)
+        case "mixed":
+            family = Family(synthetic, rates, "share", shares)
+        case "mixed_plain":
+            family = Family(replace(synthetic, augmentation="none"), rates, "share", shares)
+        case "mixed_strong":
+            family = Family(replace(synthetic, augmentation="strong"), rates, "share", shares)
+        case "mixed_downweighted":
+            family = Family(synthetic, rates, "added_weight", (0.5, 0.25, 0.1))
+        case "pretrained":
+            family = Family(replace(synthetic, added_first=True), rates, "share", shares)
+        case "synthetic_only":
+            family = Family(replace(synthetic, role="synthetic_only", share=1.0), rates)
+    if family.field is not None:
+        family = replace(family, arm=_with(family.arm, family.field, family.values[0]))
+    return replace(family, arm=replace(family.arm, learning_rate=rates[0]))
+
+
+def _with(arm: Arm, field: Literal["share", "strength", "added_weight"], value: float) -> Arm:
+    match field:
+        case "share":
+            return replace(arm, share=value)
+        case "strength":
+            return replace(arm, strength=value)
+        case "added_weight":
+            return replace(arm, added_weight=value)
 
 
 def make_pools(
-    labels: npt.NDArray[np.int64], synthetic: npt.NDArray[np.bool_], classes: int
+    labels: npt.NDArray[np.int64],
+    synthetic: Bools,
+    classes: int,
+    others: Mapping[Added, Bools] | None = None,
 ) -> Pools:
-    """Return the rows of each class, for (N,) labels and an (N,) mask of synthetic rows."""
-    return Pools(
-        tuple(np.flatnonzero((labels == k) & ~synthetic) for k in range(classes)),
-        tuple(np.flatnonzero((labels == k) & synthetic) for k in range(classes)),
-    )
+    """Return the rows of each class.
+
+    Args:
+        labels: (N,) class of each training row.
+        synthetic: (N,) which of them are synthetic.
+        classes: number of classes.
+        others: kind -> (N,) mask of the rows that are neither real nor synthetic.
+    """
+    kinds: dict[Added, Bools] = {"synthetic": synthetic, **(others or {})}
+    real = ~np.any(list(kinds.values()), axis=0)
+
+    def by_class(mask: Bools) -> tuple[Rows, ...]:
+        return tuple(np.flatnonzero((labels == k) & mask) for k in range(classes))
+
+    return Pools(by_class(real), {kind: by_class(mask) for kind, mask in kinds.items()})
 
 
-def draw_rows(arm: Arm, pools: Pools, batch_images: int, random: np.random.Generator) -> Rows:
-    """Return (batch_images,) row indices for one step of `arm`.
+def draw_rows(arm: Arm, pools: Pools, batch_images: int, random: np.random.Generator) -> Draw:
+    """Return the rows of one step of `arm`.
 
-    A mixed arm draws a class, then with probability `share` one of its synthetic rows, else a
-    real one; a class that has only one kind serves that kind.
+    An arm with added rows draws a class, then with probability `share` one of its added rows, else
+    a real one; a class that has only one kind serves that kind.
 
     Args:
         arm: the arm.
@@ -110,32 +277,45 @@ def draw_rows(arm: Arm, pools: Pools, batch_images: int, random: np.random.Gener
     Raises:
         StageError: the arm has no rows to draw from.
     """
-    u_class, u_row, u_kind, u_synthetic = random.random((4, batch_images))
+    u_class, u_row, u_kind, u_added = random.random((4, batch_images))
     if not arm.balanced:
-        rows = np.sort(np.concatenate(pools.real))
-        _refuse_empty(len(rows), arm)
-        return rows[_scale(u_row, np.asarray(len(rows)))]
+        every = np.sort(np.concatenate(pools.real))
+        _refuse_empty(len(every), arm)
+        drawn_rows = every[_scale(u_row, np.asarray(len(every)))]
+        return Draw(drawn_rows, drawn_rows, np.zeros(batch_images, dtype=bool))
+    none = tuple(rows[:0] for rows in pools.real)
+    of_added = none if arm.added is None else pools.added.get(arm.added, none)
     real = np.array([len(rows) for rows in pools.real])
-    synthetic = np.array([len(rows) for rows in pools.synthetic])
-    served = synthetic if arm.role == "synthetic_only" else real
-    if arm.role == "mixed":
-        served = real + synthetic
+    added = np.array([len(rows) for rows in of_added])
+    served = real if arm.share is None else real + added
+    if arm.role == "synthetic_only":
+        served = added
     classes = np.flatnonzero(served)
     _refuse_empty(len(classes), arm)
     drawn = classes[_scale(u_class, np.asarray(len(classes)))]
-    use_synthetic = (u_kind < (arm.share or 0.0)) & (synthetic[drawn] > 0)
-    if arm.role == "mixed":
-        use_synthetic |= real[drawn] == 0
-    rows = np.empty(batch_images, dtype=np.int64)
-    for pool, sizes, uniform, chosen in (
-        (pools.real, real, u_row, ~use_synthetic),
-        (pools.synthetic, synthetic, u_synthetic, use_synthetic),
-    ):
-        starts = np.cumsum(sizes) - sizes
-        everything = np.concatenate(pool).astype(np.int64)
-        k = drawn[chosen]
-        rows[chosen] = everything[starts[k] + _scale(uniform[chosen], sizes[k])]
-    return rows
+    use_added = (u_kind < (arm.share or 0.0)) & (added[drawn] > 0)
+    if arm.share is not None:
+        use_added |= real[drawn] == 0
+    of_real = _row_of(pools.real, real, drawn, u_row)
+    of_kind = _row_of(of_added, added, drawn, u_added)
+    return Draw(
+        np.where(real[drawn] > 0, of_real, of_kind),
+        np.where(added[drawn] > 0, of_kind, of_real),
+        use_added,
+    )
+
+
+def _row_of(
+    pool: tuple[Rows, ...],
+    sizes: npt.NDArray[np.int64],
+    drawn: Rows,
+    uniform: npt.NDArray[np.float64],
+) -> Rows:
+    """Return (B,) a row of each drawn class; -1 where the class has none."""
+    starts = np.cumsum(sizes) - sizes
+    everything = np.concatenate([*pool, np.array([-1])]).astype(np.int64)
+    places = starts[drawn] + np.maximum(_scale(uniform, sizes[drawn]), 0)
+    return np.where(sizes[drawn] > 0, everything[np.minimum(places, len(everything) - 1)], -1)
 
 
 def _scale(uniform: npt.NDArray[np.float64], size: npt.NDArray[np.int64]) -> Rows:

@@ -1,13 +1,15 @@
 """Train the classifiers of all arms and seeds, in worker processes or in this one.
 
-The result of a (arm, seed) pair is the predicted class of every validation and test row. It is a
-function of the data, the settings and the pair alone: each classifier uses one processor thread,
-so the number of workers changes nothing. A finished pair is kept in a file of the work folder,
-where an interrupted run finds it again.
+The result of a (arm, seed) pair is what its classifier predicts for every validation and test row.
+It is a function of the data, the settings and the pair alone: each classifier uses one processor
+thread, so the number of workers changes nothing. A finished pair is kept in a file of the work
+folder, where an interrupted run finds it again. Pairs of one seed are done one after the other, so
+that they share their augmented rows (`views`).
 """
 
 import io
 import os
+import shutil
 import signal
 import threading
 import zipfile
@@ -19,265 +21,190 @@ from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from pipeline.data.augment import build_augmentation
-from pipeline.data.images import Images, to_model
-from pipeline.data.store import (
-    Samples,
-    concatenate,
-    read_info,
-    read_samples,
-    without_held_out_repeats,
-)
 from pipeline.device import pick_device, torch_threads, usable_cores
-from pipeline.downstream.arms import Arm, Pools, draw_rows, make_pools
-from pipeline.errors import StageError
-from pipeline.features.classifier import (
-    FitSettings,
-    SmallCNN,
-    build_classifier,
-    fit_classifier,
-    predict,
+from pipeline.downstream.arms import Arm
+from pipeline.downstream.bench import Bench, read_bench
+from pipeline.downstream.fitting import (
+    Labels,
+    Pair,
+    Predictions,
+    fit_pair,
+    make_views,
+    network_of,
+    predict_all,
 )
+from pipeline.downstream.views import Views
+from pipeline.errors import StageError
+from pipeline.features.networks import DESCRIPTION, WEIGHTS, save_network
 from pipeline.folders import write_bytes
 from pipeline.params import EvaluateParams
-from pipeline.seeds import derive_seed, numpy_generator
 
-Pair = tuple[Arm, int]
-_Key = tuple[str, int]
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What one classifier says.
-
-    Attributes:
-        validation: (N,) predicted class of each validation row, in the store's order.
-        test: (N,) predicted class of each test row, in the store's order.
-    """
-
-    validation: npt.NDArray[np.int64]
-    test: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """The data that every classifier of the comparison works on, in memory.
-
-    Attributes:
-        images: (N, H, W, C) uint8 training rows, real ones first.
-        labels: (N,) int64 class of each.
-        pools: which of them are real and synthetic, by class.
-        validation: (N, H, W, C) uint8.
-        test: (N, H, W, C) uint8.
-        classes: number of classes.
-        real_images: number of real training rows.
-    """
-
-    images: Images
-    labels: npt.NDArray[np.int64]
-    pools: Pools
-    validation: Images
-    test: Images
-    classes: int
-    real_images: int
+KEPT_SEED = 0  # whose classifiers are kept, not their predictions alone
 
 
 class _Stopped(Exception):
     """The parent asked the workers to stop."""
 
 
-def read_bench(dataset: Path, accepted: Path) -> Bench:
-    """Read the sample stores `prepare/dataset` and `synthesize/accepted`."""
-    classes = len(read_info(dataset).classes)
-    rows = without_held_out_repeats(read_samples(dataset, ("train", "validation", "test")))
-    split = np.asarray(rows.splits, dtype=object)
-    training: Samples = concatenate(
-        [rows.take(split == "train"), read_samples(accepted, ("train",))]
-    )
-    synthetic = np.asarray([origin == "synthetic" for origin in training.origins], dtype=bool)
-    return Bench(
-        images=training.images,
-        labels=training.labels,
-        real_images=int((~synthetic).sum()),
-        pools=make_pools(training.labels, synthetic, classes),
-        validation=rows.images[split == "validation"],
-        test=rows.images[split == "test"],
-        classes=classes,
-    )
+@dataclass(frozen=True)
+class Sources:
+    """Where the rows of the comparison lie.
 
-
-def classifier_steps(wanted: int | None, training_images: int) -> int:
-    """Return the optimiser steps of every arm: those wanted, or 1.25 a real image, 250 to 2,500."""
-    return wanted or min(max(round(1.25 * training_images), 250), 2500)
-
-
-def train_pair(
-    bench: Bench,
-    params: EvaluateParams,
-    pair: Pair,
-    device: torch.device,
-    on_step: Callable[[int], None] | None = None,
-) -> Predictions:
-    """Train one classifier and return its predictions; the caller sets the number of threads."""
-    model = fit_pair(bench, params, pair, device, on_step)
-    return Predictions(
-        validation=predict(model, bench.validation).argmax(axis=1).astype(np.int64),
-        test=predict(model, bench.test).argmax(axis=1).astype(np.int64),
-    )
-
-
-def fit_pair(
-    bench: Bench,
-    params: EvaluateParams,
-    pair: Pair,
-    device: torch.device,
-    on_step: Callable[[int], None] | None = None,
-) -> SmallCNN:
-    """Train one classifier and return it; the caller sets the number of threads."""
-    arm, seed = pair
-    side, channels = bench.images.shape[1], bench.images.shape[3]
-    weights = derive_seed(params.seed, "evaluate", "weights", seed)
-    model = build_classifier(channels, bench.classes, params.base_channels, side, weights)
-    model.to(device)
-    augment = build_augmentation(arm.augmentation, params.horizontal_flip)
-
-    def next_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        random = numpy_generator(params.seed, "evaluate", "rows", seed, step)
-        rows = draw_rows(arm, bench.pools, params.batch_images, random)
-        look = derive_seed(params.seed, "evaluate", "augmentation", seed, step)
-        return to_model(augment(bench.images[rows], look)), torch.from_numpy(bench.labels[rows])
-
-    steps = classifier_steps(params.steps, bench.real_images)
-    settings = FitSettings(steps, params.learning_rate, params.weight_decay, weights)
-    fit_classifier(model, next_batch, settings, on_step)
-    return model
-
-
-def train_pairs(
-    pairs: Sequence[Pair],
-    params: EvaluateParams,
-    dataset: Path,
-    accepted: Path,
-    runs: Path,
-    on_done: Callable[[int, int], None],
-) -> dict[_Key, Predictions]:
-    """Return the predictions of every pair, keyed by (arm name, seed).
-
-    Pairs whose file stands in `runs` are read, not trained again; a damaged file is replaced.
-
-    Args:
-        pairs: arm and seed index of each classifier.
-        params: the stage's section; `execution` says where the work runs.
+    Attributes:
         dataset: sample store of the real rows.
         accepted: sample store of the accepted synthetic rows.
+        rivals: file of the rows that baselines add, if any.
         runs: folder of the finished pairs.
-        on_done: told finished and total pairs, at the start and after each pair.
-
-    Raises:
-        StageError: a worker process died.
     """
-    bench = read_bench(dataset, accepted)
-    sizes = (len(bench.validation), len(bench.test), bench.classes)
-    done: dict[_Key, Predictions] = {}
-    waiting: list[Pair] = []
-    for pair in pairs:
-        found = _read_run(_run_path(runs, pair), *sizes)
-        if found is None:
-            waiting.append(pair)
-        else:
-            done[_key(pair)] = found
-    on_done(len(done), len(pairs))
-    device = pick_device(params.execution.device)
-    workers = min(params.execution.workers or usable_cores(), len(waiting))
-    if device.type == "cuda" or workers <= 1:
-        finished = _train_here(waiting, bench, params, device, runs)
-    else:
-        finished = _train_in_workers(waiting, params, dataset, accepted, runs, workers)
-    with closing(finished):  # an error below must not leave the workers to the garbage collector
-        for pair in finished:
-            result = _read_run(_run_path(runs, pair), *sizes)
-            if result is None:
-                raise StageError(
-                    f"{_run_path(runs, pair)}: not readable after it was written; check the disk "
-                    "and run the same command again"
-                )
-            done[_key(pair)] = result
-            on_done(len(done), len(pairs))
-    return done
+
+    dataset: Path
+    accepted: Path
+    runs: Path
+    rivals: Path | None = None
+
+    def bench(self, seed: int) -> Bench:
+        """Read the rows."""
+        return read_bench(self.dataset, self.accepted, self.rivals, seed)
+
+    def kept_model(self, arm: Arm) -> Path:
+        """Return the folder of an arm's kept classifier."""
+        return self.runs / arm.key()
 
 
-def _train_here(
-    pairs: Sequence[Pair], bench: Bench, params: EvaluateParams, device: torch.device, runs: Path
-) -> Generator[Pair, None, None]:
-    for pair in pairs:
-        with torch_threads(1):
-            predictions = train_pair(bench, params, pair, device)
-        _write_run(_run_path(runs, pair), predictions)
-        yield pair
+class Trainers:
+    """Whoever trains: processes that stay for all pairs of a comparison, or this one.
+
+    Used as a context; no process is left when it ends, however it ends.
+    """
+
+    def __init__(self, params: EvaluateParams, sources: Sources) -> None:
+        """Read the rows; the processes start when they are first needed.
+
+        Args:
+            params: the stage's section; `execution` says where the work runs.
+            sources: where the rows lie, and where finished pairs are kept.
+        """
+        self._params, self._sources = params, sources
+        self._bench = sources.bench(params.seed)
+        self._device = pick_device(params.execution.device)
+        self._workers = params.execution.workers or usable_cores()
+        # spawn: torch's threads do not survive a fork. A spawned worker reads the stores itself,
+        # so that no array goes through a pipe.
+        self._context = get_context("spawn")
+        self._stop = self._context.Event()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def train(
+        self, pairs: Sequence[Pair], on_done: Callable[[int, int], None]
+    ) -> dict[Pair, Predictions]:
+        """Return the predictions of every pair.
+
+        Pairs whose file stands in `sources.runs` are read, not trained again; a damaged file is
+        replaced. The classifiers of the seed `KEPT_SEED` are kept beside their predictions.
+
+        Args:
+            pairs: arm and seed index of each classifier; those of one seed had best stand together.
+            on_done: told finished and total pairs, at the start and after each pair.
+
+        Raises:
+            StageError: a worker process died.
+        """
+        runs = self._sources.runs
+        done: dict[Pair, Predictions] = {}
+        waiting: list[Pair] = []
+        for pair in pairs:
+            found = read_run(run_path(runs, pair), self._bench)
+            if found is None or not _model_is_kept(self._sources, pair):
+                waiting.append(pair)
+            else:
+                done[pair] = found
+        on_done(len(done), len(pairs))
+        alone = self._device.type == "cuda" or self._workers == 1 or len(waiting) == 1
+        finished = self._train_here(waiting) if alone else self._train_in_workers(waiting)
+        with closing(finished):  # an error below must not leave it to the garbage collector
+            for pair in finished:
+                result = read_run(run_path(runs, pair), self._bench)
+                if result is None:
+                    raise StageError(
+                        f"{run_path(runs, pair)}: not readable after it was written; check the "
+                        "disk and run the same command again"
+                    )
+                done[pair] = result
+                on_done(len(done), len(pairs))
+        return done
+
+    def close(self) -> None:
+        """Let the workers go: nothing new is begun, busy ones give up at their next step."""
+        self._stop.set()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def __enter__(self) -> Self:
+        """Return the trainers."""
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Let the workers go, also on Ctrl-C."""
+        self.close()
+
+    def _train_here(self, pairs: Sequence[Pair]) -> Generator[Pair, None, None]:
+        views: Views | None = None
+        for pair in pairs:
+            with torch_threads(1):
+                views = _views_for(pair, views, self._bench, self._params)
+                _do(self._bench, self._params, pair, self._device, None, views, self._sources)
+            yield pair
+
+    def _train_in_workers(self, pairs: Sequence[Pair]) -> Generator[Pair, None, None]:
+        if self._pool is None and pairs:
+            self._pool = ProcessPoolExecutor(
+                self._workers,
+                self._context,
+                initializer=_start_worker,
+                initargs=(self._sources, self._params, self._stop),
+            )
+        pool = self._pool
+        try:
+            pending: dict[Future[None], Pair] = {
+                pool.submit(_work, pair): pair for pair in pairs if pool is not None
+            }
+            while pending:
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    future.result()
+                    yield pending.pop(future)
+        except BrokenProcessPool:
+            raise StageError(
+                "evaluate: a worker process died, most likely for want of memory "
+                f"({self._workers} workers); run the same command again, with a smaller "
+                "execution.workers if need be: it goes on from the classifiers that are finished"
+            ) from None
 
 
-def _train_in_workers(
-    pairs: Sequence[Pair],
-    params: EvaluateParams,
-    dataset: Path,
-    accepted: Path,
-    runs: Path,
-    workers: int,
-) -> Generator[Pair, None, None]:
-    # spawn: torch's threads do not survive a fork. A spawned worker reads the stores itself, so
-    # that no array goes through a pipe.
-    context = get_context("spawn")
-    stop = context.Event()
-    pool = ProcessPoolExecutor(
-        workers,
-        context,
-        initializer=_start_worker,
-        initargs=(dataset, accepted, params, runs, stop),
-    )
-    try:
-        pending: dict[Future[None], Pair] = {pool.submit(_work, pair): pair for pair in pairs}
-        while pending:
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                future.result()
-                yield pending.pop(future)
-    except BrokenProcessPool:
-        raise StageError(
-            f"evaluate: a worker process died, most likely for want of memory ({workers} workers); "
-            "run the same command again, with a smaller execution.workers if need be: it goes on "
-            "from the classifiers that are finished"
-        ) from None
-    finally:
-        # Also on Ctrl-C: nothing new is begun, busy workers give up at their next step, and no
-        # child is left when this returns.
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Worker:
     bench: Bench
     params: EvaluateParams
-    runs: Path
+    sources: Sources
     stop: Event
+    views: Views | None = None
 
 
 _WORKER: _Worker | None = None  # set once in each worker process, never in the parent
 
 
-def _start_worker(
-    dataset: Path, accepted: Path, params: EvaluateParams, runs: Path, stop: Event
-) -> None:
+def _start_worker(sources: Sources, params: EvaluateParams, stop: Event) -> None:
     global _WORKER
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which sets `stop`
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_flush_denormal(True)  # as `torch_threads` does where the work is done in-process
     torch.set_num_threads(1)
-    _WORKER = _Worker(read_bench(dataset, accepted), params, runs, stop)
+    _WORKER = _Worker(sources.bench(params.seed), params, sources, stop)
 
 
 def _die_with_parent() -> None:
@@ -296,35 +223,76 @@ def _work(pair: Pair) -> None:
         if worker.stop.is_set():
             raise _Stopped
 
-    predictions = train_pair(worker.bench, worker.params, pair, torch.device("cpu"), check)
-    _write_run(_run_path(worker.runs, pair), predictions)
+    worker.views = _views_for(pair, worker.views, worker.bench, worker.params)
+    cpu = torch.device("cpu")
+    _do(worker.bench, worker.params, pair, cpu, check, worker.views, worker.sources)
 
 
-def _key(pair: Pair) -> _Key:
-    return pair[0].name, pair[1]
+def _views_for(pair: Pair, views: Views | None, bench: Bench, params: EvaluateParams) -> Views:
+    if views is None or views.repetition != pair[1]:
+        return make_views(bench, params, pair[1])
+    return views
 
 
-def _run_path(runs: Path, pair: Pair) -> Path:
-    return runs / f"{pair[0].name}-{pair[1]}.npz"
+def _do(
+    bench: Bench,
+    params: EvaluateParams,
+    pair: Pair,
+    device: torch.device,
+    on_step: Callable[[int], None] | None,
+    views: Views,
+    sources: Sources,
+) -> None:
+    """Train a pair and keep what came of it; predictions, written last, mean that it is done."""
+    arm, seed = pair
+    model = fit_pair(bench, params, pair, device, on_step, views)
+    predictions = predict_all(model, bench)
+    if seed == KEPT_SEED:
+        folder = sources.kept_model(arm)
+        shutil.rmtree(folder, ignore_errors=True)
+        save_network(model, network_of(bench, params), folder, {"arm": arm.name})
+    write_run(run_path(sources.runs, pair), predictions)
 
 
-def _write_run(path: Path, predictions: Predictions) -> None:
+def _model_is_kept(sources: Sources, pair: Pair) -> bool:
+    folder = sources.kept_model(pair[0])
+    return pair[1] != KEPT_SEED or all((folder / name).is_file() for name in (WEIGHTS, DESCRIPTION))
+
+
+def run_path(runs: Path, pair: Pair) -> Path:
+    """Return the file of a finished pair."""
+    return runs / f"{pair[0].key()}-{pair[1]}.npz"
+
+
+def write_run(path: Path, predictions: Predictions) -> None:
+    """Keep what a pair predicts."""
     buffer = io.BytesIO()
-    np.savez(buffer, validation=predictions.validation, test=predictions.test)
+    np.savez(buffer, **vars(predictions))
     write_bytes(path, buffer.getvalue())
 
 
-def _read_run(path: Path, validation: int, test: int, classes: int) -> Predictions | None:
+def read_run(path: Path, bench: Bench) -> Predictions | None:
     """Return a kept result, or None where there is none or it is damaged."""
     try:
         # Through memory: np.load leaves a damaged file open.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            found = Predictions(file["validation"], file["test"])
+            found = Predictions(**{name: file[name] for name in Predictions.__dataclass_fields__})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    for rows, n in ((found.validation, validation), (found.test, test)):
-        if rows.shape != (n,) or rows.dtype != np.int64:
+    sizes = len(bench.validation), len(bench.test)
+    for rows, n in zip((found.validation, found.test), sizes, strict=True):
+        if not _are_labels(rows, (n,), bench.classes):
             return None
-        if n and not 0 <= rows.min() <= rows.max() < classes:
+    for chances, n in zip(
+        (found.validation_probabilities, found.test_probabilities), sizes, strict=True
+    ):
+        if chances.shape != (n, bench.classes) or chances.dtype != np.float16:
             return None
-    return found
+    shown = (0, 0) if bench.corrupted is None or not found.corrupted.size else bench.corrupted.shape
+    return found if _are_labels(found.corrupted, shown[:2], bench.classes) else None
+
+
+def _are_labels(rows: Labels, shape: tuple[int, ...], classes: int) -> bool:
+    if rows.shape != shape or rows.dtype != np.int64:
+        return False
+    return not rows.size or 0 <= int(rows.min()) <= int(rows.max()) < classes

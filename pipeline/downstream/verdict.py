@@ -1,205 +1,446 @@
 """The verdict: do the synthetic images help, and by how much?
 
-The best baseline and the best mixed arm are chosen by validation rows alone. Every arm is scored
-on the test rows, and no choice is made by those scores. The answer is `use` where the whole
-interval of the gain lies above zero, and `do_not_use` otherwise.
+The answer is `use` where the whole interval of the gain lies above zero, `use_with_care` where a
+class that is not thin surely loses by it, and `do_not_use` otherwise.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.downstream.arms import Arm, Role
-from pipeline.downstream.compare import Gain, Interval
-from pipeline.downstream.scores import Scores
+from pipeline.downstream.arms import Arm
+from pipeline.downstream.bench import corrupted_rows
+from pipeline.downstream.compare import ArmGain, Interval
+from pipeline.downstream.comparison import Comparison, HeldOut
+from pipeline.downstream.corruptions import CORRUPTIONS
+from pipeline.downstream.scores import (
+    Scores,
+    auroc,
+    calibration_error,
+    score,
+    worst_group_recall,
+)
+from pipeline.downstream.tail import tail_recall
 
-_TAIL_CLASSES = 3
+Decision = Literal["use", "use_with_care", "do_not_use"]
+Spread = dict[str, float]
+
 MINIMUM_TEST_IMAGES = 5
+_ENOUGH_SEEDS = 4  # with fewer, an interval errs on one side in up to 7 %: docs/statistics.md
 _POINTS = 100.0  # percentage points a unit
+_NAMED = 3  # classes that a sentence names
 
 
 @dataclass(frozen=True)
 class ArmScores:
-    """Scores of one arm: one entry a seed, in seed order.
+    """Scores of one arm: one entry a seed, in seed order; None where something is not known.
 
     Attributes:
         arm: the arm.
         validation: scores on the validation rows.
         test: scores on the test rows.
+        auroc: one class against the rest, mean over classes, on the test rows.
+        calibration_error: of the test rows.
+        worst_group: recall of the worst group of test rows.
+        corrupted: (seeds, C) balanced accuracy of test rows under each corruption.
     """
 
     arm: Arm
     validation: tuple[Scores, ...]
     test: tuple[Scores, ...]
-
-    def validation_accuracy(self) -> float:
-        """Return the mean validation balanced accuracy over seeds, by which arms are chosen."""
-        return float(np.mean([scores.balanced_accuracy for scores in self.validation]))
+    auroc: tuple[float | None, ...]
+    calibration_error: tuple[float | None, ...]
+    worst_group: tuple[float | None, ...]
+    corrupted: npt.NDArray[np.float64]
 
     def recall(self) -> npt.NDArray[np.float64]:
         """Return the (K,) test recall of each class, mean over seeds."""
         return np.asarray(np.mean([scores.recall for scores in self.test], axis=0))
 
+    def precision(self) -> npt.NDArray[np.float64]:
+        """Return the (K,) test precision of each class, mean over seeds."""
+        return np.asarray(np.mean([scores.precision for scores in self.test], axis=0))
 
-def best_arm(arms: Sequence[ArmScores], role: Role) -> ArmScores:
-    """Return the arm of `role` with the best mean validation balanced accuracy.
 
-    Among equals the earlier one wins: arms stand in params.yaml from simple to elaborate.
+def score_arms(comparison: Comparison, held_out: HeldOut) -> tuple[ArmScores, ...]:
+    """Return the scores of every arm, in order."""
+    seeds = range(comparison.last().seeds)
+    classes, test = held_out.classes, held_out.test
+    shown = test.labels[corrupted_rows(test.labels)]
+    found = []
+    for arm in comparison.arms:
+        runs = [comparison.results[arm, seed] for seed in seeds]
+        chances = [run.test_probabilities.astype(np.float64) for run in runs]
+        known = [bool(len(one)) and bool(np.isfinite(one).all()) for one in chances]
+        found.append(
+            ArmScores(
+                arm,
+                tuple(score(held_out.validation, run.validation, classes) for run in runs),
+                tuple(score(test.labels, run.test, classes) for run in runs),
+                tuple(
+                    auroc(test.labels, one) if there else None
+                    for one, there in zip(chances, known, strict=True)
+                ),
+                tuple(
+                    calibration_error(test.labels, one) if there else None
+                    for one, there in zip(chances, known, strict=True)
+                ),
+                tuple(worst_group_recall(test.labels, run.test, test.groups) for run in runs),
+                np.array(
+                    [
+                        [score(shown, one, classes).balanced_accuracy for one in run.corrupted]
+                        for run in runs
+                    ]
+                ),
+            )
+        )
+    return tuple(found)
+
+
+def regressed(gain: ArmGain, tail: Sequence[int], margin_points: float) -> tuple[int, ...]:
+    """Return the classes beyond the tail that surely lose, and more than the margin.
+
+    By the intervals that hold for all classes at once: of many classes, one loses by chance.
     """
-    return max(
-        (arm for arm in arms if arm.arm.role == role),
-        # Rounded, so that the order of a sum does not break a tie.
-        key=lambda arm: round(arm.validation_accuracy(), 12),
+    return tuple(
+        k
+        for k, one in enumerate(gain.classes_simultaneous)
+        if k not in tail and one.high < 0 and _POINTS * one.value < -margin_points
     )
 
 
-def tail_classes(training_images: Sequence[int]) -> tuple[int, ...]:
-    """Return the labels of the three classes with the fewest real training images, fewest first.
-
-    Equal counts keep label order; where there are no more than three classes, all but the largest.
-    """
-    order = sorted(range(len(training_images)), key=lambda k: (training_images[k], k))
-    return tuple(order[: max(1, min(_TAIL_CLASSES, len(order) - 1))])
-
-
-def decide(gain: Gain, synthetic_available: bool, test_images: Sequence[int]) -> str:
+def decide(gain: Interval, available: bool, test_images: Sequence[int], doubts: int) -> Decision:
     """Return `use` where the interval of the gain lies above zero, else `do_not_use`.
 
     A class with fewer than `MINIMUM_TEST_IMAGES` distinct test images makes it `do_not_use`: a
     bootstrap of one or two images does not show how much they could have differed. Simulated
     without any effect, ten classes of one image said `use` in 35 % of all cases, of three in 5 %.
+
+    Args:
+        gain: of the best arm with synthetic rows over the best without.
+        available: is there a synthetic row at all?
+        test_images: of each class.
+        doubts: classes beyond the tail that surely lose, and too few seeds; any makes `use` a
+            `use_with_care`.
     """
     enough = min(test_images) >= MINIMUM_TEST_IMAGES
     # Rounded: a mean of many terms may miss zero by the last bit.
-    helps = synthetic_available and enough and round(gain.balanced_accuracy.low, 12) > 0.0
-    return "use" if helps else "do_not_use"
+    if not (available and enough and round(gain.low, 12) > 0.0):
+        return "do_not_use"
+    return "use_with_care" if doubts else "use"
 
 
 def make_sentence(
-    decision: str,
-    baseline: Arm,
-    mixed: Arm,
-    gain: Gain,
+    decision: Decision,
+    baseline: str,
+    synthetic: str,
+    gain: Interval,
+    level: float,
     available: bool,
     thin: Sequence[str] = (),
+    losers: Sequence[str] = (),
 ) -> str:
-    """Return the verdict in plain words; `thin` names classes with too few test images."""
+    """Return the verdict in plain words.
+
+    Args:
+        decision: what it comes to.
+        baseline: name of the best arm without synthetic rows.
+        synthetic: name of the best arm with them.
+        gain: of `synthetic` over `baseline`, in [-1, 1].
+        level: confidence of its interval.
+        available: is there a synthetic row at all?
+        thin: names of classes with too few test images.
+        losers: names of classes beyond the tail that surely lose.
+    """
     if not available:
         return (
             "Do not use synthetic images: none was accepted, so there is nothing to add to the "
-            f"best baseline, {baseline.name}."
+            f"best baseline, {baseline}."
         )
-    points = _in_points(gain.balanced_accuracy)
-    interval = f"{100 * gain.confidence:g} % interval {points.low:+z.2f} to {points.high:+z.2f}"
-    if decision == "use":
+    points = in_points(gain)
+    interval = f"{100 * level:.3g} % interval {points.low:+z.2f} to {points.high:+z.2f}"
+    if decision != "do_not_use":
+        care = f" With care: {_names(losers)} got worse." if losers else ""
         return (
-            f"Use the synthetic images: the best mix ({mixed.name}) raised balanced accuracy by "
-            f"{points.value:+z.2f} points ({interval}) over the best baseline, {baseline.name}."
+            f"Use the synthetic images: the best way to use them ({synthetic}) raised balanced "
+            f"accuracy by {points.value:+z.2f} points ({interval}) over the best baseline, "
+            f"{baseline}.{care}"
         )
+    changed = (
+        f"the best way to use them ({synthetic}) changed balanced accuracy by "
+        f"{points.value:+z.2f} points ({interval}) against the best baseline, {baseline}."
+    )
     if thin:
-        shown = ", ".join(thin[:3]) + (f" and {len(thin) - 3} more" if len(thin) > 3 else "")
         return (
             "Do not use the synthetic images: there are too few test images to tell, fewer than "
-            f"{MINIMUM_TEST_IMAGES} of class {shown}; add images or raise prepare.test_fraction. "
-            f"The best mix ({mixed.name}) changed balanced accuracy by {points.value:+z.2f} points "
-            f"({interval}) against the best baseline, {baseline.name}."
+            f"{MINIMUM_TEST_IMAGES} of class {_names(thin)}; add images or raise "
+            f"prepare.test_fraction. {changed[0].upper()}{changed[1:]}"
         )
-    return (
-        f"Do not use the synthetic images: the best mix ({mixed.name}) changed balanced accuracy "
-        f"by {points.value:+z.2f} points ({interval}) against the best baseline, {baseline.name}."
-    )
+    return f"Do not use the synthetic images: {changed}"
 
 
 def make_verdict(
-    arms: Sequence[ArmScores],
-    baseline: ArmScores,
-    mixed: ArmScores,
-    gain: Gain,
+    comparison: Comparison,
+    scored: Sequence[ArmScores],
+    held_out: HeldOut,
     class_names: Sequence[str],
     counts: Mapping[str, Sequence[int]],
     steps: int,
+    margin_points: float,
+    confidence: float,
+    resamples: int,
 ) -> dict[str, Any]:
     """Return verdict.json as plain data: recalls in [0, 1], `*_points` in percentage points.
 
     Args:
-        arms: every arm that was trained, in order.
-        baseline: the best baseline.
-        mixed: the best mixed arm.
-        gain: gain of `mixed` over `baseline` on the test rows.
+        comparison: what came of the comparison.
+        scored: scores of its arms, in order.
+        held_out: what they were scored on.
         class_names: name of each label.
         counts: "training" (real), "validation", "test", "synthetic" -> images of each class.
         steps: optimiser steps of each classifier.
+        margin_points: loss of a class beyond which it is a regression.
+        confidence: level that was asked for.
+        resamples: of the bootstrap.
     """
+    look = comparison.last()
+    gain = look.gain()
     available = sum(counts["synthetic"]) > 0
-    tail = tail_classes(counts["training"])
-    decision = decide(gain, available, counts["test"])
+    tail = held_out.tail
+    losers = regressed(gain, tail, margin_points)
+    few = look.seeds < _ENOUGH_SEEDS
+    decision = decide(gain.balanced_accuracy, available, counts["test"], len(losers) + few)
     thin = [
         name
         for name, images in zip(class_names, counts["test"], strict=True)
         if images < MINIMUM_TEST_IMAGES
     ]
-    overall = _in_points(gain.balanced_accuracy)
-    recalls = baseline.recall(), mixed.recall()
+    lost = [class_names[k] for k in losers]
+    names = look.baseline.name, look.synthetic.name
+    by_name = {one.arm.name: one for one in scored}
+    best = by_name[names[0]], by_name[names[1]]
+    overall = in_points(gain.balanced_accuracy)
     return {
         "decision": decision,
-        "sentence": make_sentence(decision, baseline.arm, mixed.arm, gain, available, thin),
-        "best_baseline": baseline.arm.name,
-        "best_mixed": mixed.arm.name,
-        "winning_share": mixed.arm.share,
+        "sentence": make_sentence(
+            decision, *names, gain.balanced_accuracy, look.level, available, thin, lost
+        ),
+        "reasons": _reasons(gain, available, thin, lost, margin_points, look.seeds),
+        "best_baseline": names[0],
+        "best_synthetic": names[1],
+        "winning_share": look.synthetic.share or 0.0,
         "gain_points": overall.value,
         "interval_points": [overall.low, overall.high],
-        "confidence": gain.confidence,
-        "tail_gain_points": _POINTS * float(np.mean([gain.classes[k].value for k in tail])),
+        "confidence": confidence,
+        "level": look.level,
+        "tail_gain_points": in_points(gain.tail).value,
+        "tail_interval_points": [in_points(gain.tail).low, in_points(gain.tail).high],
         "tail_classes": [class_names[k] for k in tail],
-        "per_class": [
+        "per_class": _per_class(gain, best, losers, class_names, counts),
+        "arms": [_describe(one, look.gains.get(one.arm.name), tail) for one in scored],
+        "corruptions": _corruptions(*best),
+        "power": {**asdict(comparison.power), "sentence": comparison.power.sentence()},
+        "looks": [
             {
-                "name": name,
-                "training_images": counts["training"][k],
-                "test_images": counts["test"][k],
-                "baseline_recall": float(recalls[0][k]),
-                "mixed_recall": float(recalls[1][k]),
-                "gain_points": _in_points(gain.classes[k]).value,
-                "low_points": _in_points(gain.classes[k]).low,
-                "high_points": _in_points(gain.classes[k]).high,
+                "seeds": one.seeds,
+                "gain_points": in_points(one.gain().balanced_accuracy).value,
+                "low_points": in_points(one.gain().balanced_accuracy).low,
+                "high_points": in_points(one.gain().balanced_accuracy).high,
+                "decided": one.decided,
             }
-            for k, name in enumerate(class_names)
+            for one in comparison.looks
         ],
-        "arms": [_describe(arm, tail) for arm in arms],
+        "learning_curve": _curve(comparison) if available else None,
         "n": {
             **{name: sum(values) for name, values in counts.items()},
-            "seeds": gain.seeds,
-            "bootstrap_resamples": gain.resamples,
+            "seeds": look.seeds,
+            "splits": 1,
+            "bootstrap_resamples": resamples,
         },
-        "seeds": list(range(gain.seeds)),
+        "seeds": list(range(look.seeds)),
         "steps": steps,
         "synthetic_available": available,
     }
 
 
-def tail_recall(scores: Scores, tail: Sequence[int]) -> float:
-    """Return the mean recall over the tail classes, in [0, 1]."""
-    return float(np.mean(scores.recall[list(tail)]))
+def in_points(interval: Interval) -> Interval:
+    """Return an interval of a gain in [-1, 1] in percentage points."""
+    return Interval(_POINTS * interval.value, _POINTS * interval.low, _POINTS * interval.high)
 
 
-def _describe(arm: ArmScores, tail: Sequence[int]) -> dict[str, Any]:
+def describe_settings(arm: Arm) -> dict[str, float | str]:
+    """Return what the search chose, by the names of the papers."""
+    settings: dict[str, float | str] = {}
+    if not arm.by_user:
+        settings["learning_rate"] = arm.learning_rate
+    strengths = {"focal": "gamma", "logit_adjusted": "tau", "mixup": "alpha", "cutmix": "alpha"}
+    if arm.name in strengths:
+        settings[strengths[arm.name]] = arm.strength
+    if arm.share is not None:
+        settings["share"] = arm.share
+    if arm.added_weight != 1.0:
+        settings["added_weight"] = arm.added_weight
+    return settings
+
+
+def describe_arm(arm: Arm) -> str:
+    """Return what an arm does, in plain words."""
+    if arm.by_user:
+        rows = "real rows alone" if arm.share is None else "real and synthetic rows"
+        return f"your own script, with {rows}"
+    drawn = "every class drawn equally often" if arm.balanced else "rows drawn as they come"
+    share = f"{100 * (arm.share or 0.0):g} %"
+    kinds = {
+        "synthetic": "synthetic",
+        "smote": "SMOTE's in-between rows",
+        "pseudo_labels": "unlabelled images with a sure pseudo-label",
+        "retrieval": "unlabelled images next to a labelled one",
+    }
+    parts = [f"real rows, {drawn}"]
+    if arm.role == "synthetic_only":
+        parts = [f"synthetic rows alone, {drawn}"]
+    elif arm.added_first:
+        parts = [f"synthetic rows for the first {share} of the steps, then {parts[0]}"]
+    elif arm.added is not None:
+        parts.append(f"{share} of the draws {kinds[arm.added]}")
+    if arm.augmentation != "none":
+        how = {"light": "lightly", "strong": "strongly"}[arm.augmentation]
+        parts.append(f"{how} augmented")
+    if arm.loss != "cross_entropy":
+        losses = {
+            "class_weighted": "loss weighted by inverse class size",
+            "logit_adjusted": f"logits adjusted by the class sizes (tau {arm.strength:g})",
+            "focal": f"focal loss (gamma {arm.strength:g})",
+        }
+        parts.append(losses[arm.loss])
+    if arm.mix != "none":
+        parts.append({"mixup": "MixUp", "cutmix": "CutMix"}[arm.mix] + f" (alpha {arm.strength:g})")
+    if arm.added_weight != 1.0:
+        parts.append(f"synthetic rows weigh {arm.added_weight:g}")
+    return "; ".join(parts)
+
+
+def _names(names: Sequence[str]) -> str:
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _reasons(
+    gain: ArmGain,
+    available: bool,
+    thin: Sequence[str],
+    lost: Sequence[str],
+    margin: float,
+    seeds: int,
+) -> list[str]:
+    reasons = []
+    if not available:
+        reasons.append("No synthetic image was accepted.")
+    if thin:
+        reasons.append(f"Too few test images of {_names(thin)} (fewer than {MINIMUM_TEST_IMAGES}).")
+    interval = gain.balanced_accuracy
+    if available and interval.low <= 0 <= interval.high:
+        reasons.append("The interval of the gain holds zero: it may well be chance.")
+    if available and interval.high < 0:
+        reasons.append("The whole interval of the gain lies below zero: they do harm.")
+    if lost:
+        reasons.append(f"{_names(lost)}: surely worse, by more than {margin:g} points of recall.")
+    if seeds < _ENOUGH_SEEDS:
+        reasons.append(
+            f"With {seeds} seeds the interval is not to be trusted; take {_ENOUGH_SEEDS} or more."
+        )
+    return reasons
+
+
+def _per_class(
+    gain: ArmGain,
+    best: tuple[ArmScores, ArmScores],
+    losers: Sequence[int],
+    class_names: Sequence[str],
+    counts: Mapping[str, Sequence[int]],
+) -> list[dict[str, Any]]:
+    recalls, precisions = [one.recall() for one in best], [one.precision() for one in best]
+    rows = []
+    for k, name in enumerate(class_names):
+        own, together = in_points(gain.classes[k]), in_points(gain.classes_simultaneous[k])
+        rows.append(
+            {
+                "name": name,
+                "training_images": counts["training"][k],
+                "test_images": counts["test"][k],
+                "baseline_recall": float(recalls[0][k]),
+                "synthetic_recall": float(recalls[1][k]),
+                "baseline_precision": float(precisions[0][k]),
+                "synthetic_precision": float(precisions[1][k]),
+                "gain_points": own.value,
+                "low_points": own.low,
+                "high_points": own.high,
+                "simultaneous_low_points": together.low,
+                "simultaneous_high_points": together.high,
+                "regressed": k in losers,
+            }
+        )
+    return rows
+
+
+def _describe(one: ArmScores, gain: ArmGain | None, tail: Sequence[int]) -> dict[str, Any]:
+    arm = one.arm
+    over = None if gain is None else in_points(gain.simultaneous)
     return {
-        "name": arm.arm.name,
-        "role": arm.arm.role,
-        "share": arm.arm.share,
-        "validation_balanced_accuracy": _spread([s.balanced_accuracy for s in arm.validation]),
-        "test_balanced_accuracy": _spread([s.balanced_accuracy for s in arm.test]),
-        "test_macro_f1": _spread([s.macro_f1 for s in arm.test]),
-        "tail_recall": _spread([tail_recall(s, tail) for s in arm.test]),
+        "name": arm.name,
+        "role": arm.role,
+        "description": describe_arm(arm),
+        "share": arm.share,
+        "settings": describe_settings(arm),
+        "seeds": len(one.test),
+        "validation_balanced_accuracy": spread([s.balanced_accuracy for s in one.validation]),
+        "test_balanced_accuracy": spread([s.balanced_accuracy for s in one.test]),
+        "test_macro_f1": spread([s.macro_f1 for s in one.test]),
+        "tail_recall": spread([tail_recall(s, tail) for s in one.test]),
+        "test_auroc": _spread_or_none(one.auroc),
+        "calibration_error": _spread_or_none(one.calibration_error),
+        "worst_group_recall": _spread_or_none(one.worst_group),
+        "corrupted_balanced_accuracy": (
+            spread(one.corrupted.mean(axis=1).tolist()) if one.corrupted.size else None
+        ),
+        "gain_points": None if over is None else over.value,
+        "low_points": None if over is None else over.low,
+        "high_points": None if over is None else over.high,
     }
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    # Sample standard deviation over seeds; params ask for two seeds at least.
+def _corruptions(baseline: ArmScores, synthetic: ArmScores) -> list[dict[str, Any]]:
+    if not (baseline.corrupted.size and synthetic.corrupted.size):
+        return []
+    means = baseline.corrupted.mean(axis=0), synthetic.corrupted.mean(axis=0)
+    return [
+        {"name": name, "baseline": float(means[0][i]), "synthetic": float(means[1][i])}
+        for i, name in enumerate(CORRUPTIONS)
+    ]
+
+
+def _curve(comparison: Comparison) -> dict[str, Any] | None:
+    worth = comparison.worth
+    if worth is None:
+        return None
+    return {
+        "points": [asdict(point) for point in worth.points],
+        "worth_images": worth.worth,
+        "worth_low": worth.low,
+        "worth_high": worth.high,
+        "beyond": worth.beyond,
+        "sentence": worth.sentence(),
+    }
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return mean and sample standard deviation over seeds; params ask for two at least."""
     return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
 
 
-def _in_points(interval: Interval) -> Interval:
-    return Interval(_POINTS * interval.value, _POINTS * interval.low, _POINTS * interval.high)
+def _spread_or_none(values: Sequence[float | None]) -> Spread | None:
+    known = [value for value in values if value is not None]
+    return spread(known) if len(known) == len(values) else None

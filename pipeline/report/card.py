@@ -8,14 +8,21 @@ from typing import Any
 import yaml
 
 from pipeline.data.store import StoreInfo
-from pipeline.report.findings import BaseImages, Pretraining, Training, Verdict
+from pipeline.report.findings import BaseImages, Pretraining, Training
 from pipeline.report.quality import quality_lines
 from pipeline.report.synthesis import Synthesis
+from pipeline.report.verdict import Verdict
 
 _SPLITS = ("train", "validation", "test")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
 # All that Markdown or HTML could take for markup, anywhere in a line or a table cell.
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$:@/=^])")
+
+_WHY = {
+    "use": "Worth knowing:",
+    "use_with_care": "Use them with care, because:",
+    "do_not_use": "Why not:",
+}
 
 _LOADING = """\
 ```python
@@ -34,11 +41,10 @@ loader = torch.utils.data.DataLoader(train, batch_size=64, sampler=sampler)
 _LIMITS = """\
 - **Never test on synthetic rows.** They stand in `train` only; keep it so. A score on synthetic
   images says how well a classifier knows the generator, not the world.
-- The verdict comes from one split of one dataset, one trained generator and {seeds} seeds of one
-  small classifier. The interval covers the draw of test images and seeds. It does not cover another
-  split, another generator, another classifier, or images from elsewhere.
-- The winning mix was picked by validation rows; no choice was made by scores on test rows.
-- The weights repeat the draws of the comparison, not its augmentation.
+{basis}
+- The winning arm was picked by validation rows; no choice was made by scores on test rows.
+- The weights repeat the draws of the comparison, not the rest of what the winning arm does (its
+  augmentation, its loss, or the order of its training).
 - Synthetic images can carry on what is wrong or one-sided in the real ones, and cannot show what
   those do not hold. Copies are looked for by pixel distance, which does not see every kind of copy.
 - Licence and privacy terms are those of the real images. Nothing is added, and nothing is proven
@@ -105,7 +111,7 @@ def data_card(facts: CardFacts) -> str:
         "## What the generator started from, and how copying was watched\n",
         _training(facts),
         "## Limits\n",
-        _LIMITS.format(seeds=facts.verdict.n.seeds) + _base_limits(facts),
+        _LIMITS.format(basis=_basis(facts.verdict)) + _base_limits(facts),
     ]
     return "\n".join(parts)
 
@@ -168,13 +174,39 @@ def _opening(facts: CardFacts) -> str:
 def _verdict(facts: CardFacts) -> str:
     verdict = facts.verdict
     low, high = verdict.interval_points
-    return (
+    text = (
         f"**{escape_markdown(verdict.sentence)}**\n\n"
         f"Gain in balanced accuracy on {verdict.n.test:,} real test images: "
-        f"{verdict.gain_points:+.2f} points, {100 * verdict.confidence:g} % interval "
+        f"{verdict.gain_points:+.2f} points, {100 * verdict.level:.4g} % interval "
         f"{low:+.2f} to {high:+.2f} ({verdict.n.seeds} paired seeds, "
         f"{verdict.n.bootstrap_resamples:,} bootstrap resamples). "
         f"Decision: `{verdict.decision}`.\n"
+    )
+    if verdict.reasons:
+        text += f"\n{_WHY[verdict.decision]}\n\n"
+        text += "".join(f"- {escape_markdown(reason)}\n" for reason in verdict.reasons)
+    best = verdict.arm(verdict.best_synthetic)
+    if best is not None:
+        text += (
+            f"\nHow the best arm with synthetic images ({escape_markdown(best.name)}) used them: "
+            f"{escape_markdown(best.description)}.\n"
+        )
+    return text
+
+
+def _basis(verdict: Verdict) -> str:
+    if verdict.n.splits > 1:
+        return (
+            f"- The verdict comes from {verdict.n.splits} splits of one dataset and "
+            f"{verdict.n.seeds} seeds of one classifier. The interval covers the draw of splits, "
+            "test images and seeds. It\n  does not cover another classifier, or images from "
+            "elsewhere."
+        )
+    return (
+        "- The verdict comes from one split of one dataset, one trained generator and "
+        f"{verdict.n.seeds} seeds of one\n  classifier. The interval covers the draw of test "
+        "images and seeds. It does not cover another\n  split, another generator, another "
+        "classifier, or images from elsewhere."
     )
 
 
@@ -203,7 +235,8 @@ def _weights(facts: CardFacts) -> str:
     else:
         how = (
             "every class is drawn equally often; within a class that has synthetic rows, "
-            f"{100 * facts.share:g} % of the draws are synthetic, as in the winning arm"
+            f"{100 * facts.share:g} % of the draws are synthetic, as in the winning arm "
+            f"({escape_markdown(facts.verdict.best_synthetic)})"
         )
     return (
         f"`sampling_weight` is the chance of each training row to be drawn: {how}. The weights add "

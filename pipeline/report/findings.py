@@ -6,6 +6,7 @@ edit of the training loop does not make a page stale.
 
 import csv
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -16,69 +17,8 @@ from pipeline.errors import StageError
 from pipeline.folders import Manifest, made_from, read_manifest
 from pipeline.report.record import Record
 from pipeline.report.synthesis import Synthesis
-
-
-class Spread(Record):
-    """Mean and sample standard deviation over seeds, in [0, 1]."""
-
-    mean: float
-    sd: float
-
-
-class ArmResult(Record):
-    """One arm of the comparison."""
-
-    name: str
-    role: Literal["baseline", "mixed", "synthetic_only"]
-    share: float | None
-    validation_balanced_accuracy: Spread
-    test_balanced_accuracy: Spread
-    test_macro_f1: Spread
-    tail_recall: Spread
-
-
-class ClassGain(Record):
-    """Gain of one class: recalls in [0, 1], `*_points` in percentage points."""
-
-    name: str
-    training_images: int
-    test_images: int
-    baseline_recall: float
-    mixed_recall: float
-    gain_points: float
-    low_points: float
-    high_points: float
-
-
-class Sizes(Record):
-    """How much the verdict rests on."""
-
-    training: int
-    validation: int
-    test: int
-    synthetic: int
-    seeds: int
-    bootstrap_resamples: int
-
-
-class Verdict(Record):
-    """evaluate/verdict.json."""
-
-    decision: Literal["use", "do_not_use"]
-    sentence: str
-    best_baseline: str
-    best_mixed: str
-    winning_share: float
-    gain_points: float
-    interval_points: tuple[float, float]
-    confidence: float
-    tail_gain_points: float
-    tail_classes: list[str]
-    per_class: list[ClassGain]
-    arms: list[ArmResult]
-    n: Sizes
-    steps: int
-    synthetic_available: bool
+from pipeline.report.verdict import Control, Controls
+from pipeline.report.verdict import Verdict as Verdict  # stages look for it here
 
 
 class Preparation(Record):
@@ -217,6 +157,7 @@ class Findings:
         base_images: None without a base, and where it is not known what the base has seen.
         copy_limit: largest share of copies in a network that is kept, in [0, 1].
         manifests: stage name -> manifest, in pipeline order.
+        controls: comparisons whose answer is known; empty where they were not run.
     """
 
     preparation: Preparation
@@ -228,13 +169,18 @@ class Findings:
     verdict: Verdict
     assembly: Assembly
     manifests: dict[str, Manifest]
+    controls: Sequence[Control] = ()
 
 
 _R = TypeVar("_R", bound=Record)
 
 
-def read_findings(folders: dict[str, Path]) -> Findings:
-    """Read what the stages prepare to assemble left in `folders` (stage name -> folder).
+def read_findings(folders: dict[str, Path], controls: Path | None = None) -> Findings:
+    """Read what the stages prepare to assemble left.
+
+    Args:
+        folders: stage name -> folder.
+        controls: controls.json, which need not be there.
 
     Raises:
         StageError: a file is missing or damaged.
@@ -250,7 +196,17 @@ def read_findings(folders: dict[str, Path]) -> Findings:
         verdict=read_record(folders["evaluate"] / "verdict.json", Verdict),
         assembly=read_record(folders["assemble"] / "summary.json", Assembly),
         manifests=manifests,
+        controls=read_controls(controls) if controls else [],
     )
+
+
+def read_controls(path: Path) -> list[Control]:
+    """Return the controls, or none where there is no such file.
+
+    Raises:
+        StageError: the file is damaged.
+    """
+    return read_record(path, Controls).rows if path.is_file() else []
 
 
 def read_base_images(pretrain: Path, train: Path) -> BaseImages | None:

@@ -5,6 +5,7 @@ small whatever the size and number of images; what is left out is counted.
 """
 
 import base64
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -15,7 +16,7 @@ import numpy as np
 
 from pipeline.data.images import ImageMode, decode_png, encode_png
 from pipeline.data.store import iterate_tables, read_info
-from pipeline.report.findings import Verdict
+from pipeline.report.verdict import Verdict
 
 SHEET_CLASSES = 30  # contact sheets at most; nobody looks through more
 SHEET_BYTES = 2_200_000  # of all contact sheets, as base64
@@ -61,7 +62,8 @@ class Example:
     Attributes:
         picture: `data:` address of the synthetic image.
         nearest: that of the training image; empty where it is not in the dataset.
-        name: class that it was made for.
+        label: index of the class that it was made for.
+        name: of that class.
         seen_as: class that the judge sees.
         reason: `accepted`, or the rule that it failed.
         index: of the candidate within its class.
@@ -74,6 +76,7 @@ class Example:
 
     picture: str
     nearest: str
+    label: int
     name: str
     seen_as: str
     reason: str
@@ -82,6 +85,34 @@ class Example:
     pixel_distance: float
     pixel_ratio: float
     support_distance: float
+
+    @property
+    def accepted(self) -> bool:
+        """Was it kept?"""
+        return self.reason == "accepted"
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What the examples can be narrowed down to: only what is there, each with its number.
+
+    Attributes:
+        classes: (label, class name, examples), in the order of the labels.
+        reasons: (reason, examples), those of rejections only.
+    """
+
+    classes: tuple[tuple[int, str, int], ...]
+    reasons: tuple[tuple[str, int], ...]
+
+
+def find_filters(examples: Sequence[Example]) -> Filters:
+    """Return the choices that the examples leave."""
+    labels = Counter((one.label, one.name) for one in examples)
+    reasons = Counter(one.reason for one in examples if not one.accepted)
+    return Filters(
+        tuple((label, name, count) for (label, name), count in sorted(labels.items())),
+        tuple(sorted(reasons.items())),
+    )
 
 
 def shown_px(side_px: int) -> tuple[int, bool]:
@@ -168,6 +199,7 @@ def find_examples(store: Path, dataset: Path, limit: int) -> list[Example]:
         example = Example(
             picture=pictures[row["id"]],
             nearest=nearest.get(row["nearest_id"], ""),
+            label=row["label"],
             name=info.classes[row["label"]],
             seen_as=info.classes[row["predicted"]],
             **{

@@ -1,9 +1,12 @@
 """The page: findings, figures and images, put into the template.
 
 One HTML file that asks nothing of a network: style and figures are inline, images are `data:`
-addresses, there is no script, and a Content-Security-Policy forbids all else.
+addresses, and a Content-Security-Policy forbids all else. One small script narrows the gallery
+down; the policy names it by its hash, so that no other can run. Without it every image is shown.
 """
 
+import base64
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -16,33 +19,48 @@ from markupsafe import Markup
 
 from pipeline.data.store import read_info
 from pipeline.errors import StageError
-from pipeline.report.figures import (
-    FIGURE_CLASSES,
-    arms_figure,
-    class_figure,
-    curve_figure,
-    gain_figure,
-    memory_figure,
-)
-from pipeline.report.findings import ArmResult, Check, Findings, plain_params
+from pipeline.report.drawing import shorten
+from pipeline.report.figures import curve_figure, memory_figure
+from pipeline.report.findings import Check, Findings, plain_params
 from pipeline.report.gallery import (
     Example,
     Sheets,
     contact_sheets,
     count_reasons,
     find_examples,
+    find_filters,
     shown_px,
 )
+from pipeline.report.proof import (
+    FIGURE_CLASSES,
+    class_figure,
+    corruption_figure,
+    gains_figure,
+    looks_figure,
+    worth_figure,
+)
 from pipeline.report.quality import quality_lines
+from pipeline.report.verdict import Verdict, ordered_arms, thinnest_first
 
 PAGE_BYTES = 5_000_000
 
-_BASELINES = {
-    "real": "real rows as they come",
-    "real_balanced": "real rows, every class drawn equally often",
-    "real_augmented": "balanced, each image lightly augmented",
-    "real_augmented_strong": "balanced, each image strongly augmented",
+_BADGES = {
+    "use": "Verdict: use",
+    "use_with_care": "Verdict: use with care",
+    "do_not_use": "Verdict: do not use",
 }
+# Columns of the table of arms, those that no arm has left out.
+_SCORES = (
+    ("validation_balanced_accuracy", "Validation balanced acc."),
+    ("test_balanced_accuracy", "Test balanced acc."),
+    ("test_macro_f1", "Macro F1"),
+    ("tail_recall", "Recall, thinnest"),
+    ("test_auroc", "AUROC"),
+    ("calibration_error", "Calibration error"),
+    ("corrupted_balanced_accuracy", "Corrupted"),
+    ("worst_group_recall", "Worst group"),
+)
+_OPTION_CHARS = 60  # of a class name in a list of choices
 _SPLITS = ("train", "validation", "test", "pool")
 _TENSORS = 4  # names at most of weights that the base did not fit
 
@@ -103,7 +121,7 @@ def render(
         StageError: the page would be larger than `PAGE_BYTES`.
     """
     verdict = findings.verdict
-    thin = sorted(verdict.per_class, key=lambda one: one.training_images)
+    thin = thinnest_first(verdict)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -112,39 +130,35 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters.update(
-        points=signed_points, percent=percent, value=plain_value, signed=signed_number
+        points=signed_points,
+        percent=percent,
+        value=plain_value,
+        signed=signed_number,
+        option=lambda name: shorten(name, _OPTION_CHARS),
     )
+    script = (Path(__file__).parent / "filters.js.j2").read_text(encoding="utf-8")
+    examples = [*gallery.accepted, *gallery.rejected]
     page = environment.get_template("page.html.j2").render(
         title=title,
         f=findings,
         v=verdict,
-        use=verdict.decision == "use",
-        figures={
-            # Drawn here, of escaped text alone.
-            "gain": Markup(gain_figure(verdict)),
-            "arms": Markup(arms_figure(verdict)),
-            "classes": Markup(class_figure(thin[:FIGURE_CLASSES])),
-            "curve": Markup(
-                curve_figure(
-                    [(int(step), value) for step, value in loss],
-                    [(one.step, one.training_loss, one.heldout_loss) for one in checks],
-                )
-            ),
-            "memory": Markup(
-                memory_figure(
-                    checks,
-                    findings.training.kept_step,
-                    findings.copy_limit,
-                    findings.training.copies_from_step,
-                )
-            ),
-        },
+        badge=_BADGES[verdict.decision],
+        figures=_draw(findings, loss, checks),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         copies_measured=any(math.isfinite(one.copy_share) for one in checks),
         reinitialised_shown=_TENSORS,
         thin=thin,
         figure_classes=FIGURE_CLASSES,
-        arms=[(arm, describe_arm(arm)) for arm in verdict.arms],
+        arms=ordered_arms(verdict),
+        columns=[
+            (key, title)
+            for key, title in _SCORES
+            if any(getattr(arm, key) is not None for arm in verdict.arms)
+        ],
         gallery=gallery,
+        examples=examples,
+        filters=find_filters(examples),
         reasons=reasons,
         quality=quality_lines(findings.synthesis.quality),
         reason_counts=count_reasons(one.reasons for one in findings.synthesis.classes),
@@ -159,14 +173,34 @@ def render(
     return page
 
 
-def describe_arm(arm: ArmResult) -> str:
-    """Return what the arm trains on, in plain words."""
-    if arm.role == "mixed":
-        share = f"{100 * (arm.share or 0.0):g} %"
-        return f"balanced; {share} of draws synthetic, in classes that have synthetic rows"
-    if arm.role == "synthetic_only":
-        return "balanced; synthetic rows alone"
-    return _BASELINES.get(arm.name, "real rows")
+def _draw(
+    findings: Findings, loss: list[tuple[float, ...]], checks: list[Check]
+) -> dict[str, Markup]:
+    """Return the figures; they are drawn here, of escaped text alone."""
+    verdict, training = findings.verdict, findings.training
+    figures = {
+        "gains": gains_figure(verdict),
+        "classes": class_figure(thinnest_first(verdict)[:FIGURE_CLASSES]),
+        "curve": curve_figure(
+            [(int(step), value) for step, value in loss],
+            [(one.step, one.training_loss, one.heldout_loss) for one in checks],
+        ),
+        "memory": memory_figure(
+            checks, training.kept_step, findings.copy_limit, training.copies_from_step
+        ),
+        "looks": looks_figure(verdict.looks) if len(verdict.looks) > 1 else "",
+        "corruptions": corruption_figure(verdict.corruptions) if verdict.corruptions else "",
+        "worth": _worth(verdict),
+    }
+    return {name: Markup(figure) for name, figure in figures.items()}
+
+
+def _worth(verdict: Verdict) -> str:
+    arm = verdict.arm(verdict.best_synthetic)
+    if verdict.learning_curve is None or arm is None:
+        return ""
+    reached = arm.test_balanced_accuracy.mean
+    return worth_figure(verdict.learning_curve, reached, verdict.n.training)
 
 
 def signed_points(value: float) -> str:

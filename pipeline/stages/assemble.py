@@ -48,14 +48,14 @@ class AssembleSummary(Summary):
     """What the user takes away.
 
     Attributes:
-        decision: use or do_not_use, as the verdict says.
+        decision: use, use_with_care or do_not_use, as the verdict says.
         share: chance that a draw is synthetic, in a class that has synthetic rows; None without.
         real_rows: real rows of all splits.
         synthetic_rows: synthetic rows, all of them in train.
         dataset_digest: digest of the sample store's rows.
     """
 
-    decision: Literal["use", "do_not_use"]
+    decision: Literal["use", "use_with_care", "do_not_use"]
     share: float | None
     real_rows: int
     synthetic_rows: int
@@ -84,7 +84,7 @@ def run(params: AssembleParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
         raise StageError("assemble: accepted images and real ones differ in kind; run all anew")
     if "real" in synthetic.origins:
         raise StageError("assemble: a real row among the accepted images; run `replenish run`")
-    use = verdict.decision == "use" and len(synthetic) > 0
+    use = verdict.decision != "do_not_use" and len(synthetic) > 0
     share = verdict.winning_share if use else None
     splits = np.asarray(real.splits, dtype=object)
     real = real.take(splits != "pool")
@@ -139,9 +139,9 @@ def with_lineage(real: Samples, synthetic: Samples) -> Samples:
 def sampling_weights(rows: Samples, share: float) -> npt.NDArray[np.float64]:
     """Return (N,) chances of being drawn, which add up to 1 over the train rows.
 
-    They repeat what a mixed arm does: a class is drawn with equal chance; within it, its synthetic
-    rows share `share` equally and its real rows the rest. A class with only one kind of rows gives
-    that kind all. Rows outside train have 0.
+    They repeat what the arm `mixed` does: a class is drawn with equal chance; within it, its
+    synthetic rows share `share` equally and its real rows the rest. A class with only one kind of
+    rows gives that kind all. Rows outside train have 0.
 
     Args:
         rows: of any split.

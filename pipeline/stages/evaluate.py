@@ -1,65 +1,62 @@
 """The stage `evaluate`: train classifiers with and without synthetic images, compare, decide.
 
-Writes verdict.json, metrics.json, arms.csv, per_class.csv, runs.csv (a row an arm and seed) and
-predictions.parquet (a row an arm, seed and image).
+Writes verdict.json, metrics.json, arms.csv, per_class.csv, runs.csv (a row an arm and seed),
+search.csv (a row a setting that was tried), predictions.parquet (a row an arm, seed and image), and
+the classifiers of the best arms of both sides in classifiers/.
 """
 
-import csv
-import io
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.data.store import (
     Samples,
+    StoreInfo,
     read_info,
     read_samples,
     rows_digest,
     without_held_out_repeats,
 )
 from pipeline.downstream.arms import plan_arms
-from pipeline.downstream.compare import paired_gain
-from pipeline.downstream.scores import Scores, require_every_class, score
-from pipeline.downstream.training import Pair, Predictions, classifier_steps, train_pairs
-from pipeline.downstream.verdict import (
-    ArmScores,
-    best_arm,
-    make_verdict,
-    tail_classes,
-    tail_recall,
-)
+from pipeline.downstream.comparison import Comparison, HeldOut, compare
+from pipeline.downstream.fitting import classifier_steps
+from pipeline.downstream.pool_arms import make_rivals
+from pipeline.downstream.scores import require_every_class
+from pipeline.downstream.tables import arm_numbers, headline, write_predictions, write_tables
+from pipeline.downstream.tail import tail_classes
+from pipeline.downstream.training import Sources, Trainers
+from pipeline.downstream.user_arms import UserArms
+from pipeline.downstream.verdict import Decision, make_verdict, score_arms
 from pipeline.errors import StageError
-from pipeline.folders import write_bytes, write_json
+from pipeline.features.networks import add_facts
 from pipeline.params import EvaluateParams
-from pipeline.seeds import numpy_generator
 from pipeline.stages.contract import Inputs, Summary, stage
 from pipeline.tracking.tracker import Tracker
 
 _RUNS = "runs"
+_RIVALS = "rivals.npz"
 
 
 class EvaluateSummary(Summary):
     """What came of the comparison; the details are in verdict.json.
 
     Attributes:
-        decision: use or do_not_use.
+        decision: use, use_with_care or do_not_use.
         sentence: the verdict in plain words.
         best_baseline: name of the best arm without synthetic images.
-        best_mixed: name of the best mixed arm.
-        winning_share: share of synthetic draws of `best_mixed`.
-        gain_points: gain of `best_mixed` in balanced accuracy, in percentage points.
+        best_synthetic: name of the best arm with them.
+        winning_share: share of synthetic draws of `best_synthetic`.
+        gain_points: gain of `best_synthetic` in balanced accuracy, in percentage points.
         interval_points: low and high end of its interval.
     """
 
-    decision: Literal["use", "do_not_use"]
+    decision: Decision
     sentence: str
     best_baseline: str
-    best_mixed: str
+    best_synthetic: str
     winning_share: float
     gain_points: float
     interval_points: tuple[float, float]
@@ -70,90 +67,93 @@ def run(params: EvaluateParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
     """Compare the arms and write the verdict.
 
     Raises:
-        InputError: the test split lacks a class.
+        InputError: a split lacks a class, or a user's script failed.
         StageError: a test or validation row is synthetic or is trained on, the two stores are of
             different kinds, or a worker died.
     """
     dataset, accepted = inputs["prepare"] / "dataset", inputs["synthesize"] / "accepted"
-    info, other = read_info(dataset), read_info(accepted)
-    for key in ("classes", "image_size_px", "image_mode"):
-        if getattr(info, key) != getattr(other, key):
-            raise StageError(
-                f"{accepted}: `{key}` differs from that of {dataset}; run all stages anew"
-            )
-    classes = info.classes
-    rows = without_held_out_repeats(read_samples(dataset, ("train", "validation", "test")))
-    synthetic = read_samples(accepted)
-    check_separation(rows, synthetic)
-    splits = {name: rows.take(_mask(rows, name)) for name in ("train", "validation", "test")}
-    require_every_class(splits["test"].labels, classes, "test")
-    for name, context in (("train", "training"), ("test", "evaluation")):
-        tracker.dataset(name, rows_digest(splits[name]), len(splits[name]), context)
-    if len(synthetic):
-        tracker.dataset("synthetic", rows_digest(synthetic), len(synthetic), "training")
-
-    arms = [
-        arm
-        for arm in plan_arms(params.arms, params.mixed_shares)
-        if len(synthetic) or arm.role != "synthetic_only"
-    ]
-    pairs: list[Pair] = [(arm, seed) for seed in range(params.seeds) for arm in arms]
-    predictions = train_pairs(
-        pairs,
-        params,
-        dataset,
-        accepted,
-        out / _RUNS,
-        lambda done, total: tracker.progress("classifiers", done, total, "runs"),
-    )
-    scored = [
-        ArmScores(
-            arm,
-            _score(arm.name, "validation", splits, predictions, params.seeds, len(classes)),
-            _score(arm.name, "test", splits, predictions, params.seeds, len(classes)),
-        )
-        for arm in arms
-    ]
-    baseline, mixed = best_arm(scored, "baseline"), best_arm(scored, "mixed")
-    labels = splits["test"].labels
-    steps = classifier_steps(params.steps, len(splits["train"]))
-    without, with_synthetic = (
-        np.stack([predictions[arm.arm.name, s].test == labels for s in range(params.seeds)])
-        for arm in (baseline, mixed)
-    )
-    gain = paired_gain(
-        without,
-        with_synthetic,
-        labels,
-        len(classes),
-        params.bootstrap_resamples,
-        params.confidence,
-        numpy_generator(params.seed, "evaluate", "bootstrap"),
-    )
-    sources = {
-        "training": splits["train"],
-        "validation": splits["validation"],
-        "test": splits["test"],
-        "synthetic": synthetic,
-    }
-    counts = {
-        name: np.bincount(part.labels, minlength=len(classes)).tolist()
-        for name, part in sources.items()
-    }
-    verdict = make_verdict(scored, baseline, mixed, gain, classes, counts, steps)
-    _write(out, verdict, scored, counts["training"])
-    _write_predictions(out / "predictions.parquet", pairs, predictions, splits)
-    shutil.rmtree(out / _RUNS, ignore_errors=True)
+    verdict = evaluate(params, dataset, accepted, out, tracker)
     _tell(tracker, verdict)
     return EvaluateSummary(
-        decision=verdict["decision"],
-        sentence=verdict["sentence"],
-        best_baseline=verdict["best_baseline"],
-        best_mixed=verdict["best_mixed"],
-        winning_share=verdict["winning_share"],
-        gain_points=verdict["gain_points"],
-        interval_points=tuple(verdict["interval_points"]),
+        **{name: verdict[name] for name in EvaluateSummary.model_fields if name in verdict}
     )
+
+
+def evaluate(
+    params: EvaluateParams, dataset: Path, accepted: Path, out: Path, tracker: Tracker
+) -> dict[str, Any]:
+    """Compare the arms on two sample stores, write all files into `out`, return the verdict.
+
+    Raises:
+        InputError: see `run`.
+        StageError: see `run`.
+    """
+    info = _same_kind(dataset, accepted)
+    classes = info.classes
+    rows = without_held_out_repeats(read_samples(dataset))
+    synthetic = read_samples(accepted)
+    check_separation(rows, synthetic)
+    splits = np.asarray(rows.splits, dtype=object)
+    train, validation, test, pool = (
+        rows.take(splits == name) for name in ("train", "validation", "test", "pool")
+    )
+    require_every_class(test.labels, classes, "test")
+    for name, part, context in (("train", train, "training"), ("test", test, "evaluation")):
+        tracker.dataset(name, rows_digest(part), len(part), context)
+    if len(synthetic):
+        tracker.dataset("synthetic", rows_digest(synthetic), len(synthetic), "training")
+    counts = {
+        name: np.bincount(part.labels, minlength=len(classes)).tolist()
+        for name, part in (
+            ("training", train),
+            ("validation", validation),
+            ("test", test),
+            ("synthetic", synthetic),
+        )
+    }
+    tail = tail_classes(counts["training"])
+    held_out = HeldOut(validation.labels, test, len(classes), tail, len(train))
+    families = [
+        family
+        for family in plan_arms(params.arms, params.mixed_shares, params.learning_rates)
+        if (len(synthetic) or family.arm.role != "synthetic_only")
+        and (len(pool) or family.arm.added not in ("pseudo_labels", "retrieval"))
+    ]
+    runs = out / _RUNS
+    wanted = [family.arm.added for family in families if family.arm.added]
+    rivals = make_rivals(params, dataset, accepted, wanted, out / _RIVALS, tracker)
+    sources = Sources(dataset, accepted, runs, rivals)
+    steps = classifier_steps(params.steps, len(train))
+    parts = {"train": train, "validation": validation, "test": test, "synthetic": synthetic}
+    user = UserArms(params, info, parts, sources.bench(params.seed), steps, runs, tracker)
+    with Trainers(params, sources) as trainers:
+        comparison = compare(
+            families,
+            params,
+            trainers,
+            held_out,
+            lambda task, done, total: tracker.progress(task, done, total, "runs"),
+            tracker.note,
+            user.results,
+        )
+    scored = score_arms(comparison, held_out)
+    verdict = make_verdict(
+        comparison,
+        scored,
+        held_out,
+        classes,
+        counts,
+        steps,
+        params.head_margin_points,
+        params.confidence,
+        params.bootstrap_resamples,
+    )
+    write_tables(out, verdict, comparison, scored, tail)
+    write_predictions(out / "predictions.parquet", comparison, validation, test)
+    _keep_classifiers(out / "classifiers", comparison, sources, info)
+    shutil.rmtree(runs, ignore_errors=True)
+    (out / _RIVALS).unlink(missing_ok=True)
+    return verdict
 
 
 def check_separation(rows: Samples, synthetic: Samples) -> None:
@@ -189,122 +189,36 @@ def check_separation(rows: Samples, synthetic: Samples) -> None:
             )
 
 
-def _score(
-    arm: str,
-    split: Literal["validation", "test"],
-    splits: Mapping[str, Samples],
-    predictions: Mapping[tuple[str, int], Predictions],
-    seeds: int,
-    classes: int,
-) -> tuple[Scores, ...]:
-    labels = splits[split].labels
-    return tuple(
-        score(labels, getattr(predictions[arm, seed], split), classes) for seed in range(seeds)
-    )
+def _same_kind(dataset: Path, accepted: Path) -> StoreInfo:
+    info, other = read_info(dataset), read_info(accepted)
+    for key in ("classes", "image_size_px", "image_mode"):
+        if getattr(info, key) != getattr(other, key):
+            raise StageError(
+                f"{accepted}: `{key}` differs from that of {dataset}; run all stages anew"
+            )
+    return info
 
 
-def _mask(rows: Samples, split: str) -> Any:
-    return np.asarray(rows.splits, dtype=object) == split
-
-
-def _write(
-    out: Path, verdict: Mapping[str, Any], scored: Sequence[ArmScores], training: Sequence[int]
-) -> None:
-    write_json(out / "verdict.json", verdict)
-    write_json(out / "metrics.json", _headline(verdict))
-    write_bytes(
-        out / "arms.csv",
-        _csv(
-            {
-                "arm": arm["name"],
-                "role": arm["role"],
-                "share": "" if arm["share"] is None else arm["share"],
-                **_means(arm),
-            }
-            for arm in verdict["arms"]
-        ),
-    )
-    names = {"name": "class"}
-    write_bytes(
-        out / "per_class.csv",
-        _csv({names.get(k, k): v for k, v in row.items()} for row in verdict["per_class"]),
-    )
-    tail = tail_classes(training)
-    write_bytes(
-        out / "runs.csv",
-        _csv(
-            {
-                "arm": arm.arm.name,
-                "seed": seed,
-                "validation_balanced_accuracy": arm.validation[seed].balanced_accuracy,
-                "test_balanced_accuracy": arm.test[seed].balanced_accuracy,
-                "test_macro_f1": arm.test[seed].macro_f1,
-                "tail_recall": tail_recall(arm.test[seed], tail),
-            }
-            for arm in scored
-            for seed in range(len(arm.test))
-        ),
-    )
-
-
-def _headline(verdict: Mapping[str, Any]) -> dict[str, float]:
-    accuracy = {arm["name"]: arm["test_balanced_accuracy"]["mean"] for arm in verdict["arms"]}
-    return {
-        "gain_points": verdict["gain_points"],
-        "gain_low_points": verdict["interval_points"][0],
-        "gain_high_points": verdict["interval_points"][1],
-        "tail_gain_points": verdict["tail_gain_points"],
-        "use": int(verdict["decision"] == "use"),
-        "best_baseline_balanced_accuracy": accuracy[verdict["best_baseline"]],
-        "best_mixed_balanced_accuracy": accuracy[verdict["best_mixed"]],
-    }
-
-
-def _means(arm: Mapping[str, Any]) -> dict[str, float]:
-    values: dict[str, float] = {}
-    for name, spread in arm.items():
-        if isinstance(spread, dict):
-            values[name] = spread["mean"]
-            values[f"{name}_sd"] = spread["sd"]
-    return values
+def _keep_classifiers(out: Path, comparison: Comparison, sources: Sources, info: StoreInfo) -> None:
+    """Keep a classifier of the best arm of both sides; a user's script leaves none."""
+    look = comparison.last()
+    for name, arm in (("baseline", look.baseline), ("synthetic", look.synthetic)):
+        folder = sources.kept_model(arm)
+        if folder.is_dir():
+            shutil.copytree(folder, out / name, dirs_exist_ok=True)
+            facts = {"classes": list(info.classes), "image_mode": info.image_mode}
+            add_facts(out / name, facts)
 
 
 def _tell(tracker: Tracker, verdict: Mapping[str, Any]) -> None:
     for arm in verdict["arms"]:
-        described = {"role": arm["role"], "share": arm["share"], "steps": verdict["steps"]}
-        tracker.arm(arm["name"], described, _means(arm))
-    tracker.metrics({f"evaluate/{name}": value for name, value in _headline(verdict).items()})
+        described = {
+            "role": arm["role"],
+            "share": arm["share"],
+            "steps": verdict["steps"],
+            **arm["settings"],
+        }
+        tracker.arm(arm["name"], described, arm_numbers(arm))
+    tracker.metrics({f"evaluate/{name}": value for name, value in headline(verdict).items()})
     tracker.tags({"decision": verdict["decision"]})
     tracker.note(verdict["sentence"])
-
-
-def _csv(rows: Any) -> bytes:
-    rows = list(rows)
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()})
-    return buffer.getvalue().encode()
-
-
-def _write_predictions(
-    path: Path,
-    pairs: Sequence[Pair],
-    predictions: Mapping[tuple[str, int], Predictions],
-    splits: Mapping[str, Samples],
-) -> None:
-    tables = []
-    for arm, seed in sorted(pairs, key=lambda pair: (pair[0].name, pair[1])):
-        for name in ("validation", "test"):
-            n = len(splits[name])
-            columns = {
-                "arm": pa.array([arm.name] * n, pa.string()),
-                "seed": pa.array(np.full(n, seed), pa.int32()),
-                "split": pa.array([name] * n, pa.string()),
-                "id": pa.array(splits[name].ids, pa.string()),
-                "label": pa.array(splits[name].labels, pa.int64()),
-                "predicted": pa.array(getattr(predictions[arm.name, seed], name), pa.int64()),
-            }
-            tables.append(pa.table(columns))
-    pq.write_table(pa.concat_tables(tables), path, compression="zstd")

@@ -37,7 +37,9 @@ def run(params: ReportParams, inputs: Inputs, out: Path, tracker: Tracker) -> Re
         tracker.progress("report", done, _STEPS, "steps")
 
     step(0)
-    findings = read_findings({str(name): folder for name, folder in inputs.items()})
+    # They are no stage: whoever ran them beside this run finds them on its page.
+    controls = inputs["evaluate"].parent / "controls" / "controls.json"
+    findings = read_findings({str(name): folder for name, folder in inputs.items()}, controls)
     check_lineage(findings.manifests)
     loss = read_table(inputs["train"] / "curve.csv", ("step", "loss"))
     checks = read_checks(inputs["train"] / "checks.csv")

@@ -4,6 +4,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from pipeline.errors import InputError
+from pipeline.folders import read_manifest
 from pipeline.params import SECTIONS, Params, Section, StageName
 from pipeline.stages import STAGES, stage_module
 from pipeline.stages.contract import Inputs, Stage, Summary
@@ -39,6 +41,22 @@ def stale_stages(params: Params, artifacts: Path) -> list[StageName]:
 def load_stage(name: StageName) -> Stage[Section, Summary]:
     """Import the stage's module, on demand: asking for one stage does not load the others."""
     return cast("Stage[Section, Summary]", import_module(stage_module(name)).run)
+
+
+def finished_folder(name: StageName, artifacts: Path) -> Path:
+    """Return the folder of a stage below `artifacts`.
+
+    Raises:
+        InputError: the stage is not finished there.
+    """
+    folder = artifacts.absolute() / name
+    found = read_manifest(folder)
+    if found is None or found.stage != name:
+        raise InputError(
+            f"{folder}: no finished folder of `{name}`; run `replenish run` with these artifacts "
+            "first, or give another folder"
+        )
+    return folder
 
 
 def _folders(name: StageName, artifacts: Path) -> tuple[Inputs, Path]:

@@ -21,8 +21,9 @@ from pipeline.diffusion.checkpoints import DistillMethod, GeneratorSpec, Student
 from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.downstream.arms import Arm, make_pools
+from pipeline.downstream.bench import Bench
+from pipeline.downstream.fitting import train_pair
 from pipeline.downstream.scores import score
-from pipeline.downstream.training import Bench, train_pair
 from pipeline.features.classifier import embed
 from pipeline.features.judge import fit_judge
 from pipeline.params import EvaluateParams, TrainParams
@@ -34,7 +35,7 @@ TEACHER_STEPS = 20  # network evaluations of the teacher's images, by DPM-Solver
 _MOST_IMAGES = 100  # a class
 _ENCODER_STEPS = 150  # of the classifier whose features the kernel distance is taken in
 # As the mixed arms of evaluate are by default.
-_ARM = Arm("mixed_50", "mixed", 0.5, "light", True)
+_ARM = Arm("mixed", "synthetic", 0.5, "light", True, "synthetic")
 _MOST_DISTANCE = 2.0  # a student's kernel distance, in its teacher's
 _LEAST_DISTANCE = 0.05  # teachers below it are counted as this: near nought a ratio says nothing
 _POINTS = 100.0  # percentage points a unit

@@ -26,15 +26,16 @@ from pipeline.data.images import Images
 from pipeline.data.store import Samples, without_held_out_repeats
 from pipeline.device import torch_threads
 from pipeline.downstream.arms import Arm, make_pools
-from pipeline.downstream.training import Bench, fit_pair
-from pipeline.downstream.verdict import tail_classes
+from pipeline.downstream.bench import Bench
+from pipeline.downstream.fitting import fit_pair
+from pipeline.downstream.tail import tail_classes
 from pipeline.features.classifier import predict
 from pipeline.folders import write_bytes
 from pipeline.params import EvaluateParams
 
 _SHARES = (0.25, 0.5, 1.0)  # of the pilot that are tried, besides none
 # As the middle one of evaluate's mixed arms is by default.
-_ARM = Arm("mixed_50", "mixed", 0.5, "light", True)
+_ARM = Arm("mixed", "synthetic", 0.5, "light", True, "synthetic")
 _BASELINE = Arm("real_augmented", "baseline", None, "light", True)
 _CUTS = (1.0, 0.5, 0.25)  # of a plan, tried one after the other until one spares the head classes
 _POINTS = 100.0

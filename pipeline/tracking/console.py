@@ -4,6 +4,7 @@ Text that comes from users (file names, class names, messages) may hold markup o
 characters; it is shown as it is written and never acted upon.
 """
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,12 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
     )
+
+
+def escape_markdown(text: object) -> str:
+    """Return user text so that Markdown shows it as it is: one line, no markup, no HTML."""
+    line = " ".join(printable(str(text)).split())
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>&~$:@-])", r"\\\1", line)
 
 
 def seconds_text(seconds: float) -> str:

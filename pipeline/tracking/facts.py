@@ -3,26 +3,36 @@
 Reads the files that the stages wrote; knows no tracking server and no stage's code.
 """
 
-import json
-import math
-import os
-import subprocess
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from pipeline.errors import InputError, StageError
-from pipeline.folders import read_manifest, safe_join
-from pipeline.hashing import digest_file
+from pipeline.errors import InputError
+from pipeline.folders import safe_join
 from pipeline.params import SECTIONS
-from pipeline.tracking.console import printable, seconds_text
+from pipeline.tracking.console import escape_markdown, printable, seconds_text
+from pipeline.tracking.lineage import result_tags, run_tags
+from pipeline.tracking.models import run_models
+from pipeline.tracking.reading import (
+    as_list,
+    finished,
+    number,
+    numbers,
+    read_object,
+    records,
+    spread,
+)
 from pipeline.tracking.tracker import NullTracker, Tracker
+from pipeline.tracking.verdict_facts import ARM_SCORES, tell_controls, tell_verdict
 
-_GIT_SECONDS = 10
-_ARM_SCORES = ("validation_balanced_accuracy", "test_balanced_accuracy", "test_macro_f1")
-_ARM_SCORES_ALL = (*_ARM_SCORES, "tail_recall")
+REPORT = "report/index.html"
+# What fits on a terminal; the page and MLflow have the others.
+_SHOWN_SCORES = ARM_SCORES[:4]
+_SHEETS = re.compile(r"step-(\d+)\.png")
+_MOST_SHEETS = 50
 
 
 class StageClock(NullTracker):
@@ -42,49 +52,6 @@ class StageClock(NullTracker):
             self.seconds[name] = monotonic() - began
 
 
-def git_facts(root: Path) -> dict[str, str]:
-    """Return `git_commit` and `git_dirty` ("true" or "false") of `root`; nothing if no repository.
-
-    Tracked files alone make a tree dirty.
-    """
-    commit = _git(root, "rev-parse", "--verify", "HEAD")
-    if not commit:
-        return {}
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    facts = {"git_commit": commit}
-    if changed is not None:
-        facts["git_dirty"] = "true" if changed else "false"
-    return facts
-
-
-def run_tags(root: Path) -> dict[str, str]:
-    """Return the labels that tie a run to the project folder: git facts and dvc.lock's sha256."""
-    tags = git_facts(root)
-    try:
-        tags["dvc_lock_sha256"] = digest_file(root / "dvc.lock")
-    except OSError:
-        pass
-    return tags
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    # A repository's own settings must not start a program here, nor git wait for a lock.
-    command = ["git", "-c", "core.fsmonitor=false", "-C", str(root), *arguments]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_GIT_SECONDS,
-            check=False,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"},
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
 def log_results(
     artifacts: Path,
     tracker: Tracker,
@@ -102,16 +69,38 @@ def log_results(
         stages: the stages to speak of.
         root: the project folder; the working directory by default.
     """
-    tracker.tags(run_tags(Path.cwd() if root is None else root))
+    # First, so that a record that ends half-way can be told from another run's.
+    tracker.tags(
+        {**run_tags(Path.cwd() if root is None else root), **result_tags(artifacts, stages)}
+    )
     for name in SECTIONS:
         folder = artifacts / name
-        if name in stages and _finished(folder, name):
+        if name in stages and finished(folder, name):
             _LOGGERS[name](folder, tracker)
+    if "evaluate" in stages:
+        tell_controls(artifacts, tracker)
+        for model in run_models(artifacts):
+            tracker.model(model)
+    if description := _description(artifacts, stages):
+        tracker.tags({"description": description})
+
+
+def _description(artifacts: Path, stages: Sequence[str]) -> str:
+    """Return what a page shows above a run, as Markdown: the verdict, and where the report is."""
+    verdict = read_verdict(artifacts) if "evaluate" in stages else {}
+    if not verdict:
+        return ""
+    lines = [f"**{escape_markdown(verdict.get('sentence', ''))}**", ""]
+    lines += [f"- {escape_markdown(reason)}" for reason in as_list(verdict.get("reasons"))]
+    if finished(artifacts / "report", "report"):
+        page = (artifacts / "report" / "index.html").absolute()
+        lines.append(f"- Report: artifact {REPORT}, on disk {escape_markdown(page)}")
+    return "\n".join(lines)
 
 
 def _log_prepare(folder: Path, tracker: Tracker) -> None:
-    summary = _read(folder / "summary.json")
-    info = _read(folder / "dataset" / "dataset.json")
+    summary = read_object(folder / "summary.json")
+    info = read_object(folder / "dataset" / "dataset.json")
     counts = _counts(info)
     digest = str(info.get("digest", ""))
     if counts and digest:
@@ -128,19 +117,19 @@ def _log_prepare(folder: Path, tracker: Tracker) -> None:
 
 
 def _log_pretrain(folder: Path, tracker: Tracker) -> None:
-    summary = _read(folder / "summary.json")
+    summary = read_object(folder / "summary.json")
     base = str(summary.get("base", "none"))
-    made_here = bool(_number(summary.get("steps")))
+    made_here = bool(number(summary.get("steps")))
     names = ("steps", "images", "heldout_loss")
     if made_here:
         _log_numbers(tracker, {f"pretrain/{name}": summary.get(name) for name in names})
     if base != "none":
         tracker.tags({"base": base, "base_digest": str(summary.get("base_digest") or "")})
-    _log_last_sheet(folder, tracker)
+    _log_sheets(folder, tracker)
 
 
 def _log_train(folder: Path, tracker: Tracker) -> None:
-    summary = _read(folder / "summary.json")
+    summary = read_object(folder / "summary.json")
     _log_numbers(
         tracker,
         {
@@ -160,7 +149,7 @@ def _log_train(folder: Path, tracker: Tracker) -> None:
         },
     )
     _log_files(folder, tracker, ("checks.csv",))
-    _log_last_sheet(folder, tracker)
+    _log_sheets(folder, tracker)
 
 
 def _student_numbers(student: object) -> dict[str, object]:
@@ -180,15 +169,21 @@ def _student_numbers(student: object) -> dict[str, object]:
     }
 
 
-def _log_last_sheet(folder: Path, tracker: Tracker) -> None:
-    sheets = sorted((folder / "samples").glob("step-*.png"))
-    if sheets:
-        tracker.artifact(sheets[-1], f"{folder.name}/{sheets[-1].name}")
+def _log_sheets(folder: Path, tracker: Tracker) -> None:
+    """Give the contact sheets as a series by step, at most 50 of them and always the last."""
+    found = sorted(
+        (int(match[1]), path)
+        for path in (folder / "samples").glob("step-*.png")
+        if (match := _SHEETS.fullmatch(path.name))
+    )
+    every = -(-len(found) // _MOST_SHEETS)
+    for step, path in found[::-1][::every][::-1] if found else []:
+        tracker.image(path, f"{folder.name}/samples", step)
 
 
 def _log_synthesize(folder: Path, tracker: Tracker) -> None:
-    summary = _read(folder / "summary.json")
-    classes = [c for c in _list(summary.get("classes")) if isinstance(c, dict)]
+    summary = read_object(folder / "summary.json")
+    classes = [c for c in as_list(summary.get("classes")) if isinstance(c, dict)]
     _log_numbers(
         tracker,
         {
@@ -201,19 +196,22 @@ def _log_synthesize(folder: Path, tracker: Tracker) -> None:
                     "judge_validation_accuracy",
                 )
             },
-            "synthesize/shortfall": sum(_number(c.get("shortfall")) or 0 for c in classes),
+            "synthesize/shortfall": sum(number(c.get("shortfall")) or 0 for c in classes),
             **{
                 f"synthesize/{name}": summary.get(name)
                 for name in ("guidance_weight", "guidance_low", "guidance_high")
             },
-            **_chosen_guidance(_list(summary.get("search"))),
-            **_quality(_list(summary.get("quality"))),
-            **_rules(_list(summary.get("rules"))),
+            **_chosen_guidance(as_list(summary.get("search"))),
+            **_quality(as_list(summary.get("quality"))),
+            **_rules(as_list(summary.get("rules"))),
         },
     )
     if isinstance(guidance := summary.get("guidance"), str):
         tracker.tags({"guidance": guidance})
     _log_files(folder, tracker, ("search.csv", "quality.csv", "plan.csv"))
+    info = read_object(folder / "accepted" / "dataset.json")
+    if digest := str(info.get("digest") or ""):
+        tracker.dataset("synthetic-accepted", digest, sum(_counts(info).values()), "training")
 
 
 def _quality(rows: Sequence[Any]) -> dict[str, object]:
@@ -245,42 +243,16 @@ def _chosen_guidance(search: Sequence[Any]) -> dict[str, object]:
 
 
 def _log_evaluate(folder: Path, tracker: Tracker) -> None:
-    verdict = _read(folder / "verdict.json")
+    verdict = read_object(folder / "verdict.json")
     if not verdict:
         return
-    arms = _arms(verdict)
-    interval = _list(verdict.get("interval_points"))
-    low, high = interval if len(interval) == 2 else (None, None)
-    means = {str(arm.get("name")): _score(arm, "test_balanced_accuracy")[0] for arm in arms}
-    decision = str(verdict.get("decision", ""))
-    _log_numbers(
-        tracker,
-        {
-            "evaluate/gain_points": verdict.get("gain_points"),
-            "evaluate/gain_low_points": low,
-            "evaluate/gain_high_points": high,
-            "evaluate/tail_gain_points": verdict.get("tail_gain_points"),
-            "evaluate/use": 1.0 if decision == "use" else 0.0,
-            "evaluate/best_baseline_balanced_accuracy": means.get(
-                str(verdict.get("best_baseline"))
-            ),
-            "evaluate/best_mixed_balanced_accuracy": means.get(str(verdict.get("best_mixed"))),
-        },
-    )
-    for arm in arms:
-        metrics: dict[str, float] = {}
-        for name in _ARM_SCORES_ALL:
-            mean, sd = _score(arm, name)
-            metrics |= {k: v for k, v in ((name, mean), (f"{name}_sd", sd)) if v is not None}
-        tracker.arm(
-            str(arm.get("name")), {"role": arm.get("role"), "share": arm.get("share")}, metrics
-        )
-    tracker.tags({"decision": decision})
-    _log_files(folder, tracker, ("verdict.json", "arms.csv"))
+    tell_verdict(verdict, tracker)
+    names = ("verdict.json", "arms.csv", "per_class.csv", "runs.csv", "search.csv")
+    _log_files(folder, tracker, names)
 
 
 def _log_assemble(folder: Path, tracker: Tracker) -> None:
-    info = _read(folder / "dataset" / "dataset.json")
+    info = read_object(folder / "dataset" / "dataset.json")
     digest = str(info.get("digest", ""))
     if digest:
         rows = sum(_counts(info).values())
@@ -306,16 +278,16 @@ _LOGGERS = {
 def read_verdict(artifacts: Path) -> dict[str, Any]:
     """Return verdict.json of a finished `evaluate` folder, or an empty dict."""
     folder = artifacts / "evaluate"
-    return _read(folder / "verdict.json") if _finished(folder, "evaluate") else {}
+    return read_object(folder / "verdict.json") if finished(folder, "evaluate") else {}
 
 
 def arms_table(verdict: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return one row an arm: its name, role and mean +- sd over seeds, as text in percent."""
     rows = []
-    for arm in _arms(verdict):
+    for arm in records(verdict.get("arms")):
         cells = {"arm": printable(str(arm.get("name"))), "role": printable(str(arm.get("role")))}
-        for name in _ARM_SCORES_ALL:
-            mean, sd = _score(arm, name)
+        for name in _SHOWN_SCORES:
+            mean, sd = spread(arm, name)
             cells[name] = "-" if mean is None else f"{100 * mean:.1f}"
             if mean is not None and sd is not None:
                 cells[name] += f" +- {100 * sd:.1f}"
@@ -347,9 +319,9 @@ def outcome_lines(
         each = ", ".join(f"{name} {seconds_text(value)}" for name, value in seconds.items())
         lines.append(f"Time:    {each}; {seconds_text(sum(seconds.values()))} in all")
     page = artifacts / "report" / "index.html"
-    if _finished(artifacts / "report", "report"):
+    if finished(artifacts / "report", "report"):
         lines.append(f"Report:  {page}")
-    if _finished(artifacts / "assemble", "assemble"):
+    if finished(artifacts / "assemble", "assemble"):
         lines.append(f"Dataset: {artifacts / 'assemble' / 'dataset'}")
     database = root.absolute() / "mlflow.db"
     if database.is_file():
@@ -371,57 +343,19 @@ def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return lines
 
 
-def _finished(folder: Path, stage: str) -> bool:
-    try:
-        manifest = read_manifest(folder)
-    except (StageError, OSError):
-        return False
-    return manifest is not None and manifest.stage == stage
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _arms(verdict: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [arm for arm in _list(verdict.get("arms")) if isinstance(arm, dict)]
-
-
-def _score(arm: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:
-    found = arm.get(name)
-    if not isinstance(found, dict):
-        return None, None
-    return _number(found.get("mean")), _number(found.get("sd"))
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
 def _counts(info: Mapping[str, Any]) -> dict[str, int]:
     counts = info.get("counts")
     if not isinstance(counts, dict):
         return {}
     return {
-        str(split): sum(int(_number(n) or 0) for n in classes.values())
+        str(split): sum(int(number(n) or 0) for n in classes.values())
         for split, classes in counts.items()
         if isinstance(classes, dict)
     }
 
 
 def _log_numbers(tracker: Tracker, values: Mapping[str, object]) -> None:
-    numbers = {name: _number(value) for name, value in values.items()}
-    tracker.metrics({name: value for name, value in numbers.items() if value is not None})
+    tracker.metrics(numbers(values))
 
 
 def _log_files(folder: Path, tracker: Tracker, names: Sequence[str]) -> None:

@@ -2,7 +2,8 @@
 
     {"time": "2026-01-31T09:30:00.123456+00:00", "stage": "train", "event": "metrics", ...}
 
-Events: stage_begin, stage_end, params, metrics, progress, note, artifact, dataset, arm, tags.
+Events: stage_begin, stage_end, params, metrics, series, progress, note, artifact, image, model,
+dataset, arm, tags.
 """
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from pipeline.tracking.tracker import NullTracker, Scalar
+from pipeline.tracking.tracker import NullTracker, Scalar, TrackedModel
 
 PROGRESS_EVERY_SECONDS = 1.0
 
@@ -109,6 +110,10 @@ class JsonLinesTracker(NullTracker):
         """See Tracker; numbers that are not finite become null."""
         self._write("metrics", step=step, values=dict(values))
 
+    def series(self, points: Mapping[str, Mapping[int, float]]) -> None:
+        """See Tracker."""
+        self._write("series", points={name: dict(values) for name, values in points.items()})
+
     def progress(self, task: str, done: int, total: int, unit: str) -> None:
         """See Tracker; at most one line a second for each task, and the last one."""
         now = self._clock()
@@ -125,6 +130,14 @@ class JsonLinesTracker(NullTracker):
     def artifact(self, path: Path, name: str) -> None:
         """See Tracker; the file is named, not copied."""
         self._write("artifact", path=str(path), name=name)
+
+    def image(self, path: Path, key: str, step: int) -> None:
+        """See Tracker; the file is named, not copied."""
+        self._write("image", path=str(path), key=key, step=step)
+
+    def model(self, model: TrackedModel) -> None:
+        """See Tracker; the folder is named, not copied."""
+        self._write("model", name=model.name, path=str(model.folder), tags=dict(model.tags))
 
     def dataset(self, name: str, digest: str, rows: int, context: str) -> None:
         """See Tracker."""

@@ -25,12 +25,12 @@ class RunMemory:
 
     def recall(self, params_digest: str) -> str | None:
         """Return the run id kept for these params, or None; a damaged file counts as none."""
-        try:
-            data = json.loads(self.path.read_text(encoding="utf-8"))
-            run_id = str(data["run_id"]) if data["params_digest"] == params_digest else ""
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return run_id if re.fullmatch(r"[0-9a-f]{32}", run_id) else None
+        kept = self._read()
+        return kept.get("run_id") if kept.get("params_digest") == params_digest else None
+
+    def last(self) -> str | None:
+        """Return the run id that was kept last, whatever its params."""
+        return self._read().get("run_id")
 
     def keep(self, params_digest: str, run_id: str) -> None:
         """Keep the run id; a folder that cannot be written is left to the stages to report."""
@@ -38,6 +38,14 @@ class RunMemory:
             write_json(self.path, {"params_digest": params_digest, "run_id": run_id})
         except OSError:
             pass
+
+    def _read(self) -> dict[str, str]:
+        try:
+            data = json.loads(self.path.read_text(encoding="utf-8"))
+            kept = {name: str(data[name]) for name in ("params_digest", "run_id")}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return kept if re.fullmatch(r"[0-9a-f]{32}", kept["run_id"]) else {}
 
 
 def run_memory(artifacts: Path) -> RunMemory:

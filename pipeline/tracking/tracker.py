@@ -5,10 +5,55 @@ Implementations: `console` (progress bars or plain lines), `jsonlines` (a file),
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One named column, or one tensor, of what a model takes or gives.
+
+    Attributes:
+        name: of the column; empty where the whole is one tensor.
+        kind: `text`, `integer`, `uint8` or `float32`; the first two are columns of a table.
+        shape: of a tensor, -1 for any number of rows; empty for a column of a table.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrackedModel:
+    """A trained network as a folder of safetensors and JSON, and what one must know to call it.
+
+    Attributes:
+        name: within the run.
+        folder: its files; they are copied as they are.
+        loader: importable module whose `_load_pyfunc(folder, config)` opens it.
+        inputs: what it takes.
+        outputs: what it gives.
+        example: an input: an array for a tensor, a list of rows (dicts) for a table.
+        facts: JSON values that go with it: class names, image size, arm.
+        config: settings that a caller of the loader may change.
+        registry: name of the registered model that a version of it is entered in; empty: none.
+        tags: labels of the model and its version: decision, gain, digests.
+    """
+
+    name: str
+    folder: Path
+    loader: str
+    inputs: tuple[Column, ...]
+    outputs: tuple[Column, ...]
+    example: Any
+    facts: Mapping[str, Any]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    registry: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class Tracker(Protocol):
@@ -26,6 +71,10 @@ class Tracker(Protocol):
         """Record numbers by stable names such as `train/loss`."""
         ...
 
+    def series(self, points: Mapping[str, Mapping[int, float]]) -> None:
+        """Record finished curves, name -> step -> value; said again, no point is doubled."""
+        ...
+
     def progress(self, task: str, done: int, total: int, unit: str) -> None:
         """Say how far a named piece of work is; the last call has done == total."""
         ...
@@ -36,6 +85,14 @@ class Tracker(Protocol):
 
     def artifact(self, path: Path, name: str) -> None:
         """Keep a copy of a file under `name`, a relative POSIX path."""
+        ...
+
+    def image(self, path: Path, key: str, step: int) -> None:
+        """Keep a picture of a series: pictures of one key are looked through by step."""
+        ...
+
+    def model(self, model: TrackedModel) -> None:
+        """Keep a trained network, and enter it in the registry if it names one."""
         ...
 
     def dataset(self, name: str, digest: str, rows: int, context: str) -> None:
@@ -64,6 +121,9 @@ class NullTracker:
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """See Tracker."""
 
+    def series(self, points: Mapping[str, Mapping[int, float]]) -> None:
+        """See Tracker."""
+
     def progress(self, task: str, done: int, total: int, unit: str) -> None:
         """See Tracker."""
 
@@ -71,6 +131,12 @@ class NullTracker:
         """See Tracker."""
 
     def artifact(self, path: Path, name: str) -> None:
+        """See Tracker."""
+
+    def image(self, path: Path, key: str, step: int) -> None:
+        """See Tracker."""
+
+    def model(self, model: TrackedModel) -> None:
         """See Tracker."""
 
     def dataset(self, name: str, digest: str, rows: int, context: str) -> None:
@@ -108,6 +174,11 @@ class FanOut(NullTracker):
         for tracker in self._trackers:
             tracker.metrics(values, step)
 
+    def series(self, points: Mapping[str, Mapping[int, float]]) -> None:
+        """See Tracker."""
+        for tracker in self._trackers:
+            tracker.series(points)
+
     def progress(self, task: str, done: int, total: int, unit: str) -> None:
         """See Tracker."""
         for tracker in self._trackers:
@@ -122,6 +193,16 @@ class FanOut(NullTracker):
         """See Tracker."""
         for tracker in self._trackers:
             tracker.artifact(path, name)
+
+    def image(self, path: Path, key: str, step: int) -> None:
+        """See Tracker."""
+        for tracker in self._trackers:
+            tracker.image(path, key, step)
+
+    def model(self, model: TrackedModel) -> None:
+        """See Tracker."""
+        for tracker in self._trackers:
+            tracker.model(model)
 
     def dataset(self, name: str, digest: str, rows: int, context: str) -> None:
         """See Tracker."""

@@ -1,48 +1,48 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from pipeline.downstream.arms import Arm, Pools, draw_rows, make_pools, plan_arms
+from pipeline.downstream.arms import Arm, Draw, Family, Pools, draw_rows, make_pools, plan_arms
 from pipeline.errors import StageError
+from pipeline.params import DEFAULT_ARMS
 
 # Real rows: class 0 has 0..7, class 1 has 8..9, class 2 has 10. Synthetic: 11..13 of 1, 14 of 2.
 LABELS = np.array([0] * 8 + [1] * 2 + [2] + [1] * 3 + [2], dtype=np.int64)
 SYNTHETIC = np.arange(len(LABELS)) >= 11
 POOLS = make_pools(LABELS, SYNTHETIC, 3)
 N = 20_000
+RATES = (3e-3, 1e-3)
+NAMES = ("real", "real_balanced", "real_augmented", "mixed", "pretrained", "synthetic_only")
 
 
-def arm(name: str, shares: tuple[float, ...] = (0.25, 0.5)) -> Arm:
-    planned = plan_arms(
-        ("real", "real_balanced", "real_augmented", "mixed", "synthetic_only"), shares
-    )
-    return next(found for found in planned if found.name == name)
+def family(name: str) -> Family:
+    planned = plan_arms((*NAMES, *DEFAULT_ARMS), (0.5, 0.25), RATES)
+    return next(found for found in planned if found.arm.name == name)
 
 
-def draw(name: str, pools: Pools = POOLS, seed: int = 0) -> np.ndarray:
-    return draw_rows(arm(name), pools, N, np.random.default_rng(seed))
+def arm(name: str, **changes) -> Arm:
+    return replace(family(name).arm, **changes)
+
+
+def draws(one: Arm, pools: Pools = POOLS, seed: int = 0) -> Draw:
+    return draw_rows(one, pools, N, np.random.default_rng(seed))
+
+
+def draw(one: Arm, pools: Pools = POOLS, seed: int = 0) -> np.ndarray:
+    return draws(one, pools, seed).rows()
 
 
 def shares_of(rows: np.ndarray) -> np.ndarray:
     return np.bincount(LABELS[rows], minlength=3) / len(rows)
 
 
-def test_arms_are_spelt_out_in_order() -> None:
-    planned = plan_arms(("real", "real_augmented_strong", "mixed", "synthetic_only"), (0.25, 0.125))
-    assert [a.name for a in planned] == [
-        "real",
-        "real_augmented_strong",
-        "mixed_25",
-        "mixed_12.5",
-        "synthetic_only",
-    ]
-    assert [a.role for a in planned] == ["baseline", "baseline", "mixed", "mixed", "synthetic_only"]
-    assert [a.share for a in planned] == [None, None, 0.25, 0.125, 1.0]
-    assert [a.balanced for a in planned] == [False, True, True, True, True]
-
-
-def test_repeated_arms_and_shares_are_trained_once() -> None:
-    planned = plan_arms(("real", "mixed", "real", "mixed"), (0.5, 0.5))
-    assert [a.name for a in planned] == ["real", "mixed_50"]
+def test_arms_stand_in_order_and_once() -> None:
+    planned = plan_arms(("real", "mixed", "real", "synthetic_only"), (0.25,), RATES)
+    assert [one.arm.name for one in planned] == ["real", "mixed", "synthetic_only"]
+    assert [one.arm.role for one in planned] == ["baseline", "synthetic", "synthetic_only"]
+    assert [one.arm.share for one in planned] == [None, 0.25, 1.0]
+    assert [one.arm.balanced for one in planned] == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -54,17 +54,34 @@ def test_repeated_arms_and_shares_are_trained_once() -> None:
     ],
 )
 def test_a_mixed_arm_is_augmented_only_as_far_as_a_baseline_is(names, policy) -> None:
-    assert plan_arms(names, (0.5,))[-1].augmentation == policy
+    assert plan_arms(names, (0.5,), RATES)[-1].arm.augmentation == policy
+
+
+def test_every_arm_is_searched_over_the_same_rates_and_then_its_own_knob() -> None:
+    for one in plan_arms(DEFAULT_ARMS, (0.5, 0.25, 0.75), RATES):
+        first = one.first_round()
+        assert [found.learning_rate for found in first] == list(RATES)
+        assert first[0] == one.arm
+        second = one.second_round(first[1])
+        assert second[0] == first[1]
+        assert {found.learning_rate for found in second} == {RATES[1]}
+        assert len(set(second)) == (3 if one.field else 1)
+        assert len({found.key() for found in (*first, *second)}) == len({*first, *second})
+
+
+def test_only_synthetic_arms_see_synthetic_rows() -> None:
+    for one in plan_arms(DEFAULT_ARMS, (0.5,), RATES):
+        assert (one.arm.added == "synthetic") == (one.arm.role != "baseline")
 
 
 def test_real_draws_rows_uniformly() -> None:
-    rows = draw("real")
+    rows = draw(arm("real"))
     assert not SYNTHETIC[rows].any()
     np.testing.assert_allclose(np.bincount(rows, minlength=11) / N, 1 / 11, atol=0.01)
 
 
 def test_balanced_draws_classes_uniformly_and_rows_within() -> None:
-    rows = draw("real_balanced")
+    rows = draw(arm("real_balanced"))
     assert not SYNTHETIC[rows].any()
     np.testing.assert_allclose(shares_of(rows), 1 / 3, atol=0.015)
     within = np.bincount(rows[LABELS[rows] == 0], minlength=8) / (LABELS[rows] == 0).sum()
@@ -72,47 +89,76 @@ def test_balanced_draws_classes_uniformly_and_rows_within() -> None:
 
 
 def test_mixed_draws_the_share_of_each_class_that_has_synthetic_rows() -> None:
-    rows = draw("mixed_25")
+    rows = draw(arm("mixed", share=0.25))
     np.testing.assert_allclose(shares_of(rows), 1 / 3, atol=0.015)
     for label, share in ((0, 0.0), (1, 0.25), (2, 0.25)):
         assert SYNTHETIC[rows][LABELS[rows] == label].mean() == pytest.approx(share, abs=0.02)
 
 
+def test_rows_of_other_kinds_are_no_real_rows() -> None:
+    smote = np.arange(len(LABELS)) == 10
+    pools = make_pools(LABELS, SYNTHETIC, 3, {"smote": smote})
+    assert [len(rows) for rows in pools.real] == [8, 2, 0]
+    rows = draw(Arm("smote", "baseline", 0.5, "none", True, "smote"), pools)
+    assert not SYNTHETIC[rows].any()
+    assert (rows[LABELS[rows] == 2] == 10).all()
+
+
 def test_synthetic_only_draws_from_its_classes_alone() -> None:
-    rows = draw("synthetic_only")
+    rows = draw(arm("synthetic_only"))
     assert SYNTHETIC[rows].all()
     np.testing.assert_allclose(shares_of(rows), [0, 0.5, 0.5], atol=0.015)
 
 
+def test_pretrained_sees_synthetic_rows_first_and_real_ones_after() -> None:
+    one = arm("pretrained", share=0.25)
+    for step in range(8):
+        rows = draw(one.at_step(step, 8))
+        assert (SYNTHETIC[rows] == ((LABELS[rows] > 0) & (step < 2))).all()
+    assert arm("mixed").at_step(0, 8) == arm("mixed")
+
+
 def test_arms_are_paired_draw_by_draw() -> None:
-    balanced, augmented, mixed = draw("real_balanced"), draw("real_augmented"), draw("mixed_50")
+    balanced, augmented = draw(arm("real_balanced")), draw(arm("real_augmented"))
+    mixed = draw(arm("mixed"))
     assert (balanced == augmented).all()
     assert (LABELS[mixed] == LABELS[balanced]).all()
     served_real = ~SYNTHETIC[mixed]
     assert (mixed[served_real] == balanced[served_real]).all()
     # A larger share only turns further draws synthetic.
-    assert (SYNTHETIC[draw("mixed_25")] <= SYNTHETIC[mixed]).all()
+    assert (SYNTHETIC[draw(arm("mixed", share=0.25))] <= SYNTHETIC[mixed]).all()
 
 
 def test_without_synthetic_rows_mixed_is_the_augmented_baseline() -> None:
     pools = make_pools(LABELS[:11], SYNTHETIC[:11], 3)
-    assert (draw("mixed_50", pools) == draw("real_augmented", pools)).all()
+    assert (draw(arm("mixed"), pools) == draw(arm("real_augmented"), pools)).all()
 
 
 def test_a_class_with_synthetic_rows_only_serves_those() -> None:
-    pools = Pools((POOLS.real[0], POOLS.real[1], POOLS.real[2][:0]), POOLS.synthetic)
-    rows = draw("mixed_25", pools)
+    pools = Pools((POOLS.real[0], POOLS.real[1], POOLS.real[2][:0]), POOLS.added)
+    rows = draw(arm("mixed", share=0.25), pools)
     assert SYNTHETIC[rows][LABELS[rows] == 2].all()
     np.testing.assert_allclose(shares_of(rows), 1 / 3, atol=0.015)
-    np.testing.assert_allclose(shares_of(draw("real_balanced", pools)), [0.5, 0.5, 0], atol=0.015)
+    found = shares_of(draw(arm("real_balanced"), pools))
+    np.testing.assert_allclose(found, [0.5, 0.5, 0], atol=0.015)
+
+
+def test_fractions_are_nested_and_leave_no_class_empty() -> None:
+    quarter, half = (POOLS.fraction(f, np.random.default_rng(3)) for f in (0.25, 0.5))
+    assert [len(rows) for rows in quarter.real] == [2, 1, 1]
+    assert [len(rows) for rows in half.real] == [4, 1, 1]
+    for few, more in zip(quarter.real, half.real, strict=True):
+        assert set(few) <= set(more)
+    assert quarter.added == POOLS.added
 
 
 def test_the_generator_decides() -> None:
-    assert (draw("mixed_50", seed=1) == draw("mixed_50", seed=1)).all()
-    assert (draw("mixed_50", seed=1) != draw("mixed_50", seed=2)).any()
+    one = arm("mixed")
+    assert (draw(one, seed=1) == draw(one, seed=1)).all()
+    assert (draw(one, seed=1) != draw(one, seed=2)).any()
 
 
 def test_an_arm_without_rows_is_refused() -> None:
-    empty = Pools(POOLS.real, tuple(rows[:0] for rows in POOLS.synthetic))
+    empty = Pools(POOLS.real, {"synthetic": tuple(rows[:0] for rows in POOLS.real)})
     with pytest.raises(StageError, match="synthetic_only: there are no rows to draw from"):
-        draw("synthetic_only", empty)
+        draw(arm("synthetic_only"), empty)

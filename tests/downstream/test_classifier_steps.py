@@ -1,4 +1,4 @@
-from pipeline.downstream.training import classifier_steps
+from pipeline.downstream.fitting import classifier_steps
 
 
 def test_steps_follow_the_number_of_images_unless_they_are_given():

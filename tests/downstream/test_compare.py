@@ -1,121 +1,213 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from oracles.outcomes import draw_outcomes
+from scipy.stats import t
 
-from pipeline.downstream.compare import Gain, paired_gain
+from pipeline.downstream.compare import ArmGain, SplitOutcomes, paired_gains
 from pipeline.errors import StageError
 
 
-def compare(a, b, labels, classes=2, resamples=400, confidence=0.95, seed=0) -> Gain:
+def outcomes(labels, **correct) -> SplitOutcomes:
+    ids = np.array([f"{i:05d}" for i in range(len(labels))])
+    return SplitOutcomes(np.asarray(labels), ids, correct)
+
+
+def gains(splits, others=("b",), classes=2, tail=(0,), confidence=0.95, seed=0, resamples=400):
+    splits = [splits] if isinstance(splits, SplitOutcomes) else splits
     random = np.random.default_rng(seed)
-    return paired_gain(a, b, labels, classes, resamples, confidence, random)
+    first = "0" if "0" in splits[0].correct else "a"
+    return paired_gains(splits, first, others, classes, tail, resamples, confidence, random)
 
 
-def simulate(random, seeds: int, images: int, gain: float = 0.0):
-    """Arms that err on the same hard images; the seed moves the level of each run."""
-    labels = np.arange(images) % 2
-    ease = random.uniform(0.4, 1.0, images)
-    level = random.normal(0, 0.03, (2, seeds, 1))
-    a = random.uniform(size=(seeds, images)) < ease - 0.1 + level[0]
-    b = random.uniform(size=(seeds, images)) < ease - 0.1 + gain + level[1]
-    return a, b, labels
+def compare(a, b, labels, classes=2, **settings) -> ArmGain:
+    return gains(outcomes(labels, a=a, b=b), classes=classes, **settings)["b"]
 
 
-def test_identical_predictions_gain_nothing_with_certainty() -> None:
-    a, _, labels = simulate(np.random.default_rng(0), 4, 60)
-    gain = compare(a, a, labels)
-    for interval in (gain.balanced_accuracy, *gain.classes):
-        assert (interval.value, interval.low, interval.high) == (0.0, 0.0, 0.0)
-    assert (gain.seeds, gain.images, gain.resamples, gain.confidence) == (4, 60, 400, 0.95)
+def ends(interval):
+    return interval.value, interval.low, interval.high
+
+
+def test_identical_predictions_gain_nothing_with_the_allowance_for_what_was_not_seen() -> None:
+    a = np.random.default_rng(0).uniform(size=(4, 60)) < 0.8
+    gain = compare(a, a, np.arange(60) % 2)
+    # None of n images differs: exactly what Clopper and Pearson allow for 0 of n.
+    for interval, n in ((gain.balanced_accuracy, 60), (gain.tail, 30), (gain.classes[1], 30)):
+        allowance = 1 - 0.025 ** (1 / n)
+        assert ends(interval) == pytest.approx((0.0, -allowance, allowance))
+    assert gain.standard_error == 0.0
+    np.testing.assert_array_equal(gain.draws, np.zeros(400))
+    assert gain.classes_simultaneous[0].high >= gain.classes[0].high
 
 
 def test_always_right_against_always_wrong_gains_one() -> None:
-    labels = np.array([0, 0, 0, 1])
-    wrong, right = np.zeros((3, 4), dtype=bool), np.ones((3, 4), dtype=bool)
-    gain = compare(wrong, right, labels).balanced_accuracy
-    assert (gain.value, gain.low, gain.high) == (1.0, 1.0, 1.0)
+    labels = np.array([0, 0, 0, 1, 1])
+    wrong, right = np.zeros((3, 5), dtype=bool), np.ones((3, 5), dtype=bool)
+    gain = compare(wrong, right, labels)
+    assert ends(gain.balanced_accuracy) == pytest.approx((1.0, 0.025 ** (1 / 5), 1.0))
+    # The lower end of Clopper and Pearson for 3 of 3.
+    assert ends(gain.classes[0]) == pytest.approx((1.0, 0.025 ** (1 / 3), 1.0))
     assert compare(right, wrong, labels).balanced_accuracy.value == -1.0
 
 
 def test_a_gain_in_one_class_only_is_shared_by_all() -> None:
     # Class 0 of 6 images gains wholly, class 1 of 2 images not at all: balanced, so one half.
     labels = np.array([0] * 6 + [1] * 2)
-    a = np.zeros((2, 8), dtype=bool)
-    gain = compare(a, np.tile(labels == 0, (2, 1)), labels)
-    assert gain.balanced_accuracy.value == 0.5
-    assert [interval.value for interval in gain.classes] == [1.0, 0.0]
-    # Stratified by class: no resample can change the classes' weights.
-    assert gain.balanced_accuracy.low == gain.balanced_accuracy.high == 0.5
+    gain = compare(np.zeros((2, 8), dtype=bool), np.tile(labels == 0, (2, 1)), labels, tail=(1,))
+    assert gain.balanced_accuracy.value == pytest.approx(0.5)
+    assert [interval.value for interval in gain.classes] == pytest.approx([1.0, 0.0])
+    assert gain.tail.value == 0.0
+    # Stratified: no resample changes the weights of the classes.
+    assert gain.standard_error == pytest.approx(0.0, abs=1e-12)
 
 
 def test_the_spread_over_images_has_its_closed_form() -> None:
-    # One class, both seeds alike, a gain on a quarter of n images: binomial with p = 1/4.
+    # Seeds alike, a gain on a quarter of n images: a mean of n, with n - 1 below.
     n = 400
-    a = np.zeros((2, n), dtype=bool)
     b = np.tile(np.arange(n) < n // 4, (2, 1))
-    gain = compare(a, b, np.zeros(n, dtype=np.int64), 1, 20_000, 0.6826895).balanced_accuracy
-    deviation = np.sqrt(0.25 * 0.75 / n)
-    assert gain.high - gain.low == pytest.approx(2 * deviation, rel=0.06)
-    assert (gain.low + gain.high) / 2 == pytest.approx(0.25, abs=0.003)
+    gain = compare(np.zeros((2, n), dtype=bool), b, np.zeros(n, dtype=np.int64), 1, resamples=9000)
+    assert gain.standard_error == pytest.approx(np.sqrt(0.25 * 0.75 / (n - 1)))
+    half = t.ppf(0.975, n - 1) * gain.standard_error
+    assert gain.balanced_accuracy.low == pytest.approx(0.25 - half, abs=0.004)
+    assert gain.balanced_accuracy.high == pytest.approx(0.25 + half, abs=0.004)
+    assert gain.draws.std() == pytest.approx(gain.standard_error)
 
 
-def test_the_spread_over_seeds_has_its_closed_form() -> None:
-    # Seed 0 gains on every image and seed 1 on none: a resample has 0, 1/2 or 1 (1/4, 1/2, 1/4).
-    n = 10
-    b = np.stack([np.ones(n, dtype=bool), np.zeros(n, dtype=bool)])
-    labels = np.arange(n) % 2
-    gain = compare(np.zeros_like(b), b, labels, confidence=0.9).balanced_accuracy
-    assert (gain.value, gain.low, gain.high) == (0.5, 0.0, 1.0)
-    # The seeds drawn are the same for all classes, so classes do not average them out.
-    inner = compare(np.zeros_like(b), b, labels, confidence=0.4).balanced_accuracy
-    assert (inner.low, inner.high) == (0.5, 0.5)
+def test_the_spread_over_seeds_is_the_t_interval() -> None:
+    # All images of a seed gain or none: S numbers, and the t interval with S - 1.
+    n, won = 300, np.array([True, True, True, False, True])
+    b = np.tile(won[:, None], (1, n))
+    gain = compare(np.zeros_like(b), b, np.arange(n) % 2, resamples=9000)
+    error = won.std(ddof=1) / np.sqrt(5)
+    assert gain.standard_error == pytest.approx(error)
+    assert gain.balanced_accuracy.low == pytest.approx(0.8 - t.ppf(0.975, 4) * error, abs=0.03)
+    assert gain.balanced_accuracy.high == 1.0  # clipped
 
 
-def test_more_images_narrow_the_interval() -> None:
-    widths = []
-    for images in (50, 800):
-        a, b, labels = simulate(np.random.default_rng(1), 4, images, 0.05)
-        gain = compare(a, b, labels).balanced_accuracy
-        widths.append(gain.high - gain.low)
-    assert widths[1] < 0.6 * widths[0]
+def test_the_variance_agrees_with_the_two_way_layout() -> None:
+    # One class: (MS_seeds + MS_images - MS_both) / (S n), the textbook's mean squares.
+    random = np.random.default_rng(3)
+    level = np.array([0.1, -0.1, 0.2, -0.2])[:, None] + random.uniform(-0.3, 0.3, 50)
+    b = random.uniform(size=(4, 50)) < 0.5 + level
+    d = b.astype(float)
+    seeds, images = d.mean(axis=1, keepdims=True), d.mean(axis=0, keepdims=True)
+    ms_seeds = 50 * np.sum((seeds - d.mean()) ** 2) / 3
+    ms_images = 4 * np.sum((images - d.mean()) ** 2) / 49
+    ms_both = np.sum((d - seeds - images + d.mean()) ** 2) / (3 * 49)
+    assert ms_seeds > ms_both  # else nothing is left of the seeds, and this shows nothing
+    gain = compare(np.zeros_like(b), b, np.zeros(50, dtype=np.int64), 1)
+    expected = np.sqrt((ms_seeds + ms_images - ms_both) / 200)
+    assert gain.standard_error == pytest.approx(expected)
 
 
-def test_a_higher_confidence_widens_the_interval() -> None:
-    a, b, labels = simulate(np.random.default_rng(1), 4, 100, 0.05)
-    narrow = compare(a, b, labels, confidence=0.5).balanced_accuracy
-    wide = compare(a, b, labels, confidence=0.99).balanced_accuracy
-    assert wide.low < narrow.low < narrow.high < wide.high
+def test_a_split_seen_twice_tells_no_more_about_images() -> None:
+    # Two splits with the same test images and outcomes: as wide as one split of agreeing seeds.
+    one = draw_outcomes(np.random.default_rng(1), 1, 40)
+    twice = gains([one, one], ["1"], 5)["1"]
+    seeds = replace(one, correct={arm: np.tile(c, (2, 1)) for arm, c in one.correct.items()})
+    assert twice.standard_error == pytest.approx(gains(seeds, ["1"], 5)["1"].standard_error)
+    # Under other ids they count as other images, and halve the variance.
+    other = replace(one, ids=np.char.add("x", one.ids))
+    apart = gains([one, other], ["1"], 5)["1"]
+    assert apart.standard_error == pytest.approx(twice.standard_error / np.sqrt(2), rel=0.02)
+    assert apart.balanced_accuracy.value == pytest.approx(twice.balanced_accuracy.value)
+
+
+def test_splits_that_disagree_widen_the_interval() -> None:
+    random = np.random.default_rng(5)
+    a = random.uniform(size=(3, 80)) < 0.6
+    labels = np.arange(80) % 2
+    better, worse = a | (random.uniform(size=80) < 0.5), a & (random.uniform(size=80) < 0.5)
+    same = gains([outcomes(labels, a=a, b=better)] * 2)["b"]
+    mixed = gains([outcomes(labels, a=a, b=better), outcomes(labels, a=a, b=worse)])["b"]
+    assert mixed.standard_error > 3 * same.standard_error
+
+
+def test_all_arms_and_all_classes_at_once_are_no_narrower() -> None:
+    split = draw_outcomes(np.random.default_rng(2), 4, 60, arms=6)
+    many = gains(split, [str(arm) for arm in range(1, 7)], 5)
+    wider = 0
+    for gain in many.values():
+        for own, at_once in (
+            (gain.balanced_accuracy, gain.simultaneous),
+            *zip(gain.classes, gain.classes_simultaneous, strict=True),
+        ):
+            assert at_once.low <= own.low <= own.value <= own.high <= at_once.high
+        own, at_once = gain.balanced_accuracy, gain.simultaneous
+        wider += at_once.high - at_once.low > 1.15 * (own.high - own.low)
+    assert wider == 6
+    # Copies of one arm are one question: the correction sees that, and Bonferroni would not.
+    copies = replace(split, correct={k: split.correct[min(k, "1")] for k in split.correct})
+    like = gains(copies, [str(arm) for arm in range(1, 7)], 5, resamples=4000)["1"]
+    own, at_once = like.balanced_accuracy, like.simultaneous
+    assert at_once.high - at_once.low == pytest.approx(own.high - own.low, rel=0.05)
+
+
+def test_more_images_and_a_lower_confidence_narrow_the_interval() -> None:
+    def width(images, confidence=0.95):
+        split = draw_outcomes(np.random.default_rng(1), 4, images, class_sd=0.0)
+        found = gains(split, ["1"], 5, confidence=confidence)["1"].balanced_accuracy
+        return found.high - found.low
+
+    assert width(400) < 0.6 * width(25)
+    assert width(50, 0.5) < 0.6 * width(50) < width(50) < width(50, 0.99)
 
 
 def test_pairing_is_used() -> None:
     # The arms differ on few images; against a shuffled partner they differ on many.
     random = np.random.default_rng(2)
-    a, _, labels = simulate(random, 4, 200)
+    a = random.uniform(size=(4, 200)) < random.uniform(0.3, 1, 200)
     b = a.copy()
     b[:, :4] = True
-    paired = compare(a, b, labels).balanced_accuracy
-    shuffled = compare(a, b[:, random.permutation(200)], labels).balanced_accuracy
-    assert paired.high - paired.low < 0.5 * (shuffled.high - shuffled.low)
+    labels = np.arange(200) % 2
+    paired = compare(a, b, labels).standard_error
+    assert paired < 0.5 * compare(a, b[:, random.permutation(200)], labels).standard_error
 
 
-def test_coverage_is_near_nominal() -> None:
-    covered = 0
-    trials = 200
+def test_false_gains_are_as_rare_as_stated_with_few_seeds() -> None:
+    trials, wrong = 150, []
     for trial in range(trials):
-        a, b, labels = simulate(np.random.default_rng(trial), 10, 120)
-        gain = compare(a, b, labels, resamples=300, confidence=0.9, seed=trial).balanced_accuracy
-        covered += gain.low <= 0.0 <= gain.high
-    assert 0.84 <= covered / trials <= 0.97
+        split = draw_outcomes(np.random.default_rng(trial), 3, 20, arms=3)
+        found = gains(split, ["1", "2", "3"], 5, seed=trial, resamples=200)
+        for gain in found.values():
+            overall = gain.balanced_accuracy
+            wrong.append(overall.low > 0 or overall.high < 0)
+    # Both sides: 5 % is meant; 450 correlated trials have a standard error of about 1.3 %.
+    assert 0.005 < np.mean(wrong) < 0.085
 
 
-def test_the_seed_decides_the_resamples() -> None:
-    a, b, labels = simulate(np.random.default_rng(1), 4, 100, 0.05)
-    assert compare(a, b, labels, seed=1) == compare(a, b, labels, seed=1)
-    assert compare(a, b, labels, seed=1) != compare(a, b, labels, seed=2)
+def test_the_seed_decides_the_resamples_and_arms_do_not_move_each_other() -> None:
+    split = draw_outcomes(np.random.default_rng(1), 4, 30, arms=2)
+    first, again = gains(split, ["1"], 5, seed=1)["1"], gains(split, ["1"], 5, seed=1)["1"]
+    np.testing.assert_array_equal(first.draws, again.draws)
+    assert first.balanced_accuracy == again.balanced_accuracy
+    assert gains(split, ["1"], 5, seed=2)["1"].balanced_accuracy != first.balanced_accuracy
+    beside = gains(split, ["1", "2"], 5, seed=1)["1"]
+    np.testing.assert_allclose(beside.draws, first.draws)
 
 
-def test_arms_that_do_not_pair_are_refused() -> None:
-    a = np.zeros((2, 4), dtype=bool)
+def test_a_single_test_image_does_not_break_it() -> None:
+    a = np.zeros((2, 11), dtype=bool)
+    b = np.random.default_rng(0).uniform(size=(2, 11)) < 0.3
+    gain = compare(a, b, np.array([0] * 10 + [1]), tail=(1,))
+    for interval in (gain.balanced_accuracy, gain.tail, *gain.classes_simultaneous):
+        assert np.isfinite(ends(interval)).all()
+    assert gain.classes[1].high - gain.classes[1].low >= 0.975
+
+
+def test_what_does_not_pair_is_refused() -> None:
+    a, labels = np.zeros((2, 4), dtype=bool), np.array([0, 0, 1, 1])
     with pytest.raises(StageError, match="do not pair"):
-        compare(a, np.zeros((3, 4), dtype=bool), np.array([0, 0, 1, 1]))
-    with pytest.raises(StageError, match="a class has no test image"):
+        compare(a, np.zeros((3, 4), dtype=bool), labels)
+    with pytest.raises(StageError, match="a class without a test image"):
         compare(a, a, np.zeros(4, dtype=np.int64))
+    with pytest.raises(StageError, match="train two seeds"):
+        compare(a[:1], a[:1], labels)
+    with pytest.raises(StageError, match="one other arm and one tail class"):
+        compare(a, a, labels, tail=())
+    with pytest.raises(StageError, match="confidence 1.0 must lie"):
+        compare(a, a, labels, confidence=1.0)
+    split = outcomes(labels, a=a, b=a)
+    with pytest.raises(StageError, match="image 00000 has two labels"):
+        gains([split, replace(split, labels=labels[::-1])])

@@ -1,20 +1,28 @@
 import numpy as np
 import pytest
 
-from pipeline.downstream.arms import Arm, plan_arms
-from pipeline.downstream.compare import Gain, Interval
-from pipeline.downstream.scores import score
+from pipeline.data.store import make_samples
+from pipeline.downstream.arms import Arm
+from pipeline.downstream.compare import ArmGain, Interval
+from pipeline.downstream.comparison import Comparison, HeldOut, Look, Tried, best_arm
+from pipeline.downstream.fitting import Predictions
+from pipeline.downstream.power import Power
+from pipeline.downstream.tail import tail_classes
 from pipeline.downstream.verdict import (
-    ArmScores,
-    best_arm,
     decide,
+    describe_arm,
     make_sentence,
     make_verdict,
-    tail_classes,
+    regressed,
+    score_arms,
 )
 
 LABELS = np.repeat([0, 1, 2, 3], 10)
-ARMS = {arm.name: arm for arm in plan_arms(("real", "real_balanced", "mixed"), (0.25, 0.5))}
+NAMES = ["a", "b", "c", "d"]
+REAL = Arm("real", "baseline", balanced=False)
+OTHER = Arm("real_balanced", "baseline")
+MIXED = Arm("mixed", "synthetic", 0.5, "light", True, "synthetic")
+SEEDS = 4
 
 
 def predictions(wrong: int) -> np.ndarray:
@@ -22,53 +30,83 @@ def predictions(wrong: int) -> np.ndarray:
     return np.where(np.arange(40) % 10 < wrong, (LABELS + 1) % 4, LABELS)
 
 
-def scored(arm: Arm, validation_wrong: int, test_wrong: int) -> ArmScores:
-    return ArmScores(
-        arm,
-        (score(LABELS, predictions(validation_wrong), 4),) * 2,
-        (score(LABELS, predictions(test_wrong), 4),) * 2,
-    )
+def result(validation_wrong: int, test_wrong: int, known: bool = True) -> Predictions:
+    test = predictions(test_wrong)
+    chances = np.eye(4, dtype=np.float16)[test] if known else np.full((40, 4), np.nan, np.float16)
+    corrupted = np.stack([predictions(test_wrong + more) for more in (1, 2, 1, 2)])
+    return Predictions(predictions(validation_wrong), test, chances, chances, corrupted)
 
 
-def gain_of(low: float, value: float, high: float) -> Gain:
-    classes = tuple(Interval(v, v - 0.01, v + 0.01) for v in (0.0, 0.1, 0.2, 0.3))
-    return Gain(Interval(value, low, high), classes, 2, 40, 500, 0.95)
+def held_out() -> HeldOut:
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), dtype=np.uint8)
+    groups = [f"site {i % 2}" for i in range(40)]
+    test = make_samples(images, LABELS, "test", "real", groups)
+    return HeldOut(LABELS, test, 4, (1, 3, 2), 16)
+
+
+def gain_of(low, value, high, classes=(0.0, 0.1, 0.2, 0.3), spread=0.05) -> ArmGain:
+    each = tuple(Interval(v, v - 0.01, v + 0.01) for v in classes)
+    wide = tuple(Interval(v, v - 0.05, v + spread) for v in classes)
+    overall = Interval(value, low, high)
+    simultaneous = Interval(value, low - 0.1, high + 0.1)
+    return ArmGain(overall, simultaneous, Interval(0.2, 0.1, 0.3), each, wide, 0.01, np.zeros(3))
+
+
+def comparison(results: dict, gain: ArmGain, baseline: Arm = REAL) -> Comparison:
+    every = {
+        pair: found
+        for arm, found in results.items()
+        for pair in [(arm, seed) for seed in range(SEEDS)]
+    }
+    gains = {arm.name: gain for arm in results if arm != baseline}
+    look = Look(SEEDS, 0.97, baseline, MIXED, gains, True)
+    tried = tuple(Tried(arm, 0.5, True) for arm in results)
+    power = Power(1.5, 0.8, 0.1, SEEDS, 40)
+    return Comparison(tuple(results), tried, every, (look,), power, None)
 
 
 def test_arms_are_chosen_by_validation_and_never_by_test() -> None:
-    arms = [
-        scored(ARMS["real"], 4, 0),
-        scored(ARMS["real_balanced"], 3, 5),
-        scored(ARMS["mixed_25"], 2, 6),
-        scored(ARMS["mixed_50"], 3, 0),
-    ]
-    assert best_arm(arms, "baseline").arm.name == "real_balanced"
-    assert best_arm(arms, "mixed").arm.name == "mixed_25"
+    results = {(REAL, 0): result(4, 0), (OTHER, 0): result(3, 5), (MIXED, 0): result(2, 6)}
+    assert best_arm(results, "baseline", held_out()) == OTHER
+    assert best_arm(results, "synthetic", held_out()) == MIXED
 
 
 def test_a_tie_goes_to_the_earlier_arm() -> None:
-    arms = [scored(ARMS["real"], 2, 5), scored(ARMS["real_balanced"], 2, 0)]
-    assert best_arm(arms, "baseline").arm.name == "real"
+    results = {(REAL, 0): result(2, 5), (OTHER, 0): result(2, 0)}
+    assert best_arm(results, "baseline", held_out()) == REAL
 
 
 @pytest.mark.parametrize(
-    ("low", "decision"), [(0.001, "use"), (0.0, "do_not_use"), (-0.001, "do_not_use")]
+    ("low", "losers", "decision"),
+    [
+        (0.001, 0, "use"),
+        (0.001, 1, "use_with_care"),
+        (0.0, 0, "do_not_use"),
+        (2.3e-18, 0, "do_not_use"),  # misses zero by the last bit
+        (-0.001, 1, "do_not_use"),
+    ],
 )
-def test_use_only_where_the_whole_interval_lies_above_zero(low: float, decision: str) -> None:
-    assert (
-        decide(gain_of(low, 0.01, 0.02), synthetic_available=True, test_images=(5, 9)) == decision
-    )
+def test_use_only_where_the_whole_interval_lies_above_zero(low, losers, decision) -> None:
+    assert decide(Interval(0.01, low, 0.02), True, (5, 9), losers) == decision
 
 
 def test_nothing_accepted_is_never_used() -> None:
-    assert decide(gain_of(0.1, 0.2, 0.3), False, (5, 9)) == "do_not_use"
-    sentence = make_sentence(
-        "do_not_use", ARMS["real"], ARMS["mixed_50"], gain_of(0, 0, 0), available=False
-    )
+    interval = Interval(0.2, 0.1, 0.3)
+    assert decide(interval, False, (5, 9), 0) == "do_not_use"
+    sentence = make_sentence("do_not_use", "real", "mixed", interval, 0.95, available=False)
     assert sentence == (
         "Do not use synthetic images: none was accepted, so there is nothing to add to the best "
         "baseline, real."
     )
+
+
+def test_a_class_regresses_when_it_surely_loses_more_than_the_margin() -> None:
+    gain = gain_of(0.1, 0.2, 0.3, (-0.05, -0.05, -0.015, 0.1), spread=0.01)
+    assert regressed(gain, tail=(1,), margin_points=2.0) == (0,)
+    assert regressed(gain, tail=(), margin_points=2.0) == (0, 1)
+    assert regressed(gain, tail=(), margin_points=1.0) == (0, 1, 2)
+    unsure = gain_of(0.1, 0.2, 0.3, (-0.05,) * 4)
+    assert regressed(unsure, tail=(), margin_points=0.0) == ()
 
 
 @pytest.mark.parametrize(
@@ -86,71 +124,98 @@ def test_the_tail_is_the_smallest_classes(counts, tail) -> None:
 
 
 def test_sentences() -> None:
-    gain = gain_of(-0.004, 0.003, 0.01)
-    assert make_sentence("do_not_use", ARMS["real"], ARMS["mixed_50"], gain, True) == (
-        "Do not use the synthetic images: the best mix (mixed_50) changed balanced accuracy by "
-        "+0.30 points (95 % interval -0.40 to +1.00) against the best baseline, real."
+    small = Interval(0.003, -0.004, 0.01)
+    assert make_sentence("do_not_use", "real", "mixed", small, 0.95, True) == (
+        "Do not use the synthetic images: the best way to use them (mixed) changed balanced "
+        "accuracy by +0.30 points (95 % interval -0.40 to +1.00) against the best baseline, real."
     )
-    assert make_sentence(
-        "use", ARMS["real"], ARMS["mixed_25"], gain_of(0.01, 0.02, 0.03), True
-    ) == (
-        "Use the synthetic images: the best mix (mixed_25) raised balanced accuracy by +2.00 "
-        "points (95 % interval +1.00 to +3.00) over the best baseline, real."
+    clear = Interval(0.02, 0.01, 0.03)
+    assert make_sentence("use", "real", "mixed", clear, 0.975, True) == (
+        "Use the synthetic images: the best way to use them (mixed) raised balanced accuracy by "
+        "+2.00 points (97.5 % interval +1.00 to +3.00) over the best baseline, real."
     )
+    care = make_sentence("use_with_care", "real", "mixed", clear, 0.95, True, losers=["coat"])
+    assert care.endswith("With care: coat got worse.")
+    thin = make_sentence("do_not_use", "real", "mixed", clear, 0.95, True, NAMES)
+    assert "too few test images to tell, fewer than 5 of class a, b, c and 1 more" in thin
+
+
+def test_too_few_test_images_of_a_class_never_say_use() -> None:
+    assert decide(Interval(0.2, 0.1, 0.3), True, (5, 400), 0) == "use"
+    assert decide(Interval(0.2, 0.1, 0.3), True, (4, 400), 0) == "do_not_use"
 
 
 def test_the_verdict_holds_what_the_contract_names() -> None:
-    arms = [scored(ARMS["real"], 4, 4), scored(ARMS["mixed_50"], 2, 3)]
+    found = comparison({REAL: result(4, 4), MIXED: result(2, 3)}, gain_of(0.05, 0.15, 0.2))
     counts = {
         "training": [9, 1, 4, 2],
         "validation": [10] * 4,
         "test": [10] * 4,
         "synthetic": [0, 8, 5, 7],
     }
-    verdict = make_verdict(
-        arms, arms[0], arms[1], gain_of(0.05, 0.15, 0.2), ["a", "b", "c", "d"], counts, 500
-    )
+    rows = held_out()
+    scored = score_arms(found, rows)
+    verdict = make_verdict(found, scored, rows, NAMES, counts, 300, 2.0, 0.95, 500)
     assert verdict["decision"] == "use"
+    assert verdict["reasons"] == []
     assert verdict["winning_share"] == 0.5
     assert verdict["gain_points"] == pytest.approx(15)
     assert verdict["interval_points"] == pytest.approx([5, 20])
+    assert (verdict["confidence"], verdict["level"]) == (0.95, 0.97)
     assert verdict["tail_classes"] == ["b", "d", "c"]
-    assert verdict["tail_gain_points"] == pytest.approx((10 + 30 + 20) / 3)
-    assert verdict["n"] == {
-        "training": 16,
-        "validation": 40,
-        "test": 40,
-        "synthetic": 20,
-        "seeds": 2,
-        "bootstrap_resamples": 500,
-    }
-    assert verdict["seeds"] == [0, 1]
-    row = verdict["per_class"][1]
-    assert row == {
+    assert verdict["tail_gain_points"] == pytest.approx(20)
+    assert verdict["tail_interval_points"] == pytest.approx([10, 30])
+    assert verdict["n"]["seeds"] == 4
+    assert verdict["n"]["training"] == 16
+    assert verdict["seeds"] == [0, 1, 2, 3]
+    assert verdict["power"]["minimum_detectable_points"] == 1.5
+    assert verdict["looks"] == [
+        {
+            "seeds": 4,
+            "gain_points": pytest.approx(15),
+            "low_points": pytest.approx(5),
+            "high_points": pytest.approx(20),
+            "decided": True,
+        }
+    ]
+    assert verdict["per_class"][1] == {
         "name": "b",
         "training_images": 1,
         "test_images": 10,
         "baseline_recall": pytest.approx(0.6),
-        "mixed_recall": pytest.approx(0.7),
+        "synthetic_recall": pytest.approx(0.7),
+        "baseline_precision": pytest.approx(0.6),
+        "synthetic_precision": pytest.approx(0.7),
         "gain_points": pytest.approx(10),
         "low_points": pytest.approx(9),
         "high_points": pytest.approx(11),
+        "simultaneous_low_points": pytest.approx(5),
+        "simultaneous_high_points": pytest.approx(15),
+        "regressed": False,
     }
-    real = verdict["arms"][0]
+    real, mixed = verdict["arms"]
     assert (real["name"], real["role"], real["share"]) == ("real", "baseline", None)
+    assert real["gain_points"] is None
+    assert mixed["low_points"] == pytest.approx(-5)  # simultaneous over all arms
     assert real["test_balanced_accuracy"] == {"mean": pytest.approx(0.6), "sd": pytest.approx(0)}
-    assert real["tail_recall"]["mean"] == pytest.approx(0.6)
+    assert real["corrupted_balanced_accuracy"]["mean"] == pytest.approx(0.45)
+    assert real["calibration_error"]["mean"] == pytest.approx(0.4)  # sure, and right in 60 %
+    assert real["test_auroc"]["mean"] == pytest.approx((0.6 + 1 - 0.4 / 3) / 2)
+    assert real["worst_group_recall"]["mean"] == pytest.approx(0.6)
+    assert [row["baseline"] for row in verdict["corruptions"]][:2] == pytest.approx([0.5, 0.4])
 
 
-def test_too_few_test_images_of_a_class_never_say_use():
-    gain = gain_of(0.1, 0.2, 0.3)
-    assert decide(gain, True, (5, 400)) == "use"
-    assert decide(gain, True, (4, 400)) == "do_not_use"
-    sentence = make_sentence(
-        "do_not_use", ARMS["real"], ARMS["mixed_50"], gain, True, ["a", "b", "c", "d"]
+def test_what_a_script_does_not_say_is_unknown() -> None:
+    found = comparison(
+        {REAL: result(4, 4, known=False), MIXED: result(2, 3)}, gain_of(0.05, 0.15, 0.2)
     )
-    assert "too few test images to tell, fewer than 5 of class a, b, c and 1 more" in sentence
+    (real, _) = score_arms(found, held_out())
+    assert real.auroc == (None,) * SEEDS
+    assert real.calibration_error == (None,) * SEEDS
 
 
-def test_a_low_end_that_misses_zero_by_the_last_bit_is_zero():
-    assert decide(gain_of(2.3e-18, 0.01, 0.02), True, (9, 9)) == "do_not_use"
+def test_arms_are_described_in_plain_words() -> None:
+    assert describe_arm(MIXED) == (
+        "real rows, every class drawn equally often; 50 % of the draws synthetic; lightly augmented"
+    )
+    assert describe_arm(REAL) == "real rows, rows drawn as they come"

@@ -16,7 +16,7 @@ VERDICT = {
     "decision": "use",
     "sentence": "Use <b>them</b>",
     "best_baseline": "real",
-    "best_mixed": "mixed_50",
+    "best_synthetic": "mixed_50",
     "gain_points": 3.0,
     "interval_points": [1.0, 5.0],
     "tail_gain_points": 6.0,

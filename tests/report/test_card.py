@@ -1,25 +1,22 @@
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
-from fake_stages import BASE, Fake, write_stages
+from fake_stages import BASE, Fake
+from report.fake_verdict import write_findings
 
 from pipeline.data.store import StoreInfo
 from pipeline.folders import read_manifest
 from pipeline.report.card import CardFacts, data_card, escape_markdown
-from pipeline.report.findings import (
-    Pretraining,
-    Training,
-    Verdict,
-    read_base_images,
-    read_record,
-)
+from pipeline.report.findings import Pretraining, Training, read_base_images, read_record
 from pipeline.report.synthesis import Synthesis
+from pipeline.report.verdict import Verdict
 
 HOSTILE = ("<script>alert(1)</script>", "a | b](x)", "---\nname: !!python/object")
 
 
-def facts(root: Path, fake: Fake, share: float | None) -> CardFacts:
-    folders = write_stages(root, fake)
+def facts(root: Path, fake: Fake, share: float | None, **changes) -> CardFacts:
+    folders = write_findings(root, fake, **changes)
     manifests = {name: read_manifest(folder) for name, folder in folders.items()}
     counts = dict(zip(fake.classes, fake.training, strict=True))
     store = StoreInfo(tuple(fake.classes), 8, "L", {"train": counts, "test": counts}, "d" * 64)
@@ -70,7 +67,8 @@ def test_the_card_tells_the_verdict_and_how_images_were_made(tmp_path: Path) -> 
     assert "| **All** | **11** | **1** | **0** | **12** |" in card
     assert "| `disagrees` | 1 |" in card
     assert "| Guidance | `classifier-free guidance 1.5` |" in card
-    assert "50 % of the draws are synthetic" in card
+    assert "50 % of the draws are synthetic, as in the winning arm (mixed\\_50)" in card
+    assert "best arm with synthetic images (mixed\\_50) used them: 50 % of draws" in card
     assert "WeightedRandomSampler" in card
     assert "Never test on synthetic rows" in card
     assert front_matter(card)["tags"] == ["replenish", "synthetic"]
@@ -81,6 +79,27 @@ def test_a_card_without_synthetic_rows_says_so(tmp_path: Path) -> None:
     assert "No synthetic image is in it" in card
     assert "lineage of synthetic rows" not in card
     assert front_matter(card)["tags"] == ["replenish", "real"]
+
+
+def test_a_card_that_asks_for_care_says_why(tmp_path: Path) -> None:
+    reasons = ("Class <b>7</b> loses 3.2 points.", "Two classes have 5 test images.")
+    fake = Fake(decision="use_with_care")
+    card = data_card(facts(tmp_path, fake, 0.5, reasons=reasons, regressed=(1,)))
+    assert "Decision: `use_with_care`." in card
+    assert "Use them with care, because:\n\n- Class &lt;b&gt;7&lt;\\/b&gt; loses 3\\.2" in card
+    assert "- Two classes have 5 test images" in card
+    assert front_matter(card)["replenish"]["decision"] == "use_with_care"
+    plain = data_card(facts(tmp_path / "plain", Fake(), 0.5))
+    assert "because:" not in plain
+
+
+def test_the_card_says_what_the_interval_covers(tmp_path: Path) -> None:
+    made = facts(tmp_path, Fake(), 0.5, looks=(4, 8))
+    card = data_card(made)
+    assert "+3.10 points, 97.5 % interval" in card
+    assert "one split of one dataset, one trained generator and 8 seeds" in card
+    many = made.verdict.model_copy(update={"n": made.verdict.n.model_copy(update={"splits": 3})})
+    assert "comes from 3 splits of one dataset" in data_card(replace(made, verdict=many))
 
 
 def test_the_card_says_how_copying_was_watched(tmp_path: Path) -> None:

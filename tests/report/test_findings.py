@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from fake_stages import Fake, write_stages
+from report.fake_verdict import write_controls, write_findings
 
 from pipeline.errors import StageError
 from pipeline.folders import Manifest, read_manifest, write_bytes
@@ -10,16 +11,17 @@ from pipeline.report.findings import (
     BaseImages,
     Check,
     Training,
-    Verdict,
     check_lineage,
     copy_limit,
     need_manifest,
     plain_params,
     read_base_images,
     read_checks,
+    read_controls,
     read_record,
     read_table,
 )
+from pipeline.report.verdict import Verdict, ordered_arms, thinnest_first
 
 
 def test_a_missing_file_names_the_stage(tmp_path: Path) -> None:
@@ -118,3 +120,57 @@ def test_a_manifest_without_the_copy_limit_is_refused(params: dict) -> None:
     assert copy_limit(Manifest("train", "key", {"copy_limit": 0.02}, {}, {}, "digest")) == 0.02
     with pytest.raises(StageError, match="no copy_limit; run the stage `train` again"):
         copy_limit(Manifest("train", "key", params, {}, {}, "digest"))
+
+
+def test_a_verdict_is_read_with_all_that_it_says(tmp_path: Path) -> None:
+    folders = write_findings(tmp_path, regressed=(0,), looks=(2, 4))
+    found = read_record(folders["evaluate"] / "verdict.json", Verdict)
+    assert found.interval_points == (1.2, 5.0)
+    assert (found.confidence, found.level) == (0.95, 0.975)
+    assert [one.seeds for one in found.looks] == [2, 4]
+    assert [one.name for one in found.per_class if one.regressed] == ["digit 0"]
+    assert found.learning_curve is not None
+    assert found.learning_curve.worth_images == 140
+    focal = found.arm("focal")
+    assert focal is not None
+    assert focal.settings == {"learning_rate": 0.003, "gamma": 2.0}
+    assert found.arm("no such arm") is None
+
+
+def test_a_role_or_decision_of_another_version_is_refused(tmp_path: Path) -> None:
+    folders = write_findings(tmp_path)
+    path = folders["evaluate"] / "verdict.json"
+    text = path.read_bytes()
+    write_bytes(path, text.replace(b'"use"', b'"maybe"', 1))
+    with pytest.raises(StageError, match=r"verdict.json: damaged \(decision: Input should be"):
+        read_record(path, Verdict)
+    write_bytes(path, text.replace(b'"role": "synthetic"', b'"role": "mixed"', 1))
+    with pytest.raises(StageError, match=r"damaged \(arms.*role: .* run the stage `evaluate`"):
+        read_record(path, Verdict)
+
+
+def test_the_best_arms_lead_their_groups_and_the_others_follow_by_gain(tmp_path: Path) -> None:
+    folders = write_findings(tmp_path)
+    found = read_record(folders["evaluate"] / "verdict.json", Verdict)
+    # A rival with a larger gain on test does not take the place of the arm picked on validation.
+    arms = [
+        arm.model_copy(update={"gain_points": 9.0}) if arm.name == "mixed_25" else arm
+        for arm in found.arms
+    ]
+    order = [arm.name for arm in ordered_arms(found.model_copy(update={"arms": arms}))]
+    assert order[:3] == ["mixed_50", "mixed_25", "mixed_light_weight_50"]
+    assert order[5:7] == ["real_augmented", "real_augmented_strong"]
+    assert order[-1] == "synthetic_only"
+    assert len(order) == len(found.arms)
+    assert [one.training_images for one in thinnest_first(found)] == [2, 4, 6]
+
+
+def test_controls_may_be_absent_but_not_damaged(tmp_path: Path) -> None:
+    assert read_controls(tmp_path / "controls" / "controls.json") == []
+    path = write_controls(tmp_path)
+    rows = read_controls(path)
+    assert [one.kind for one in rows] == ["negative"] * 3 + ["positive"]
+    assert all(one.as_expected for one in rows)
+    write_bytes(path, b'{"rows": [{"name": "noise"}]}')
+    with pytest.raises(StageError, match=r"controls.json: damaged \(rows.0.kind"):
+        read_controls(path)

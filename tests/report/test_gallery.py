@@ -4,19 +4,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_stages import Fake, write_stages
+from report.fake_verdict import write_findings
 
 from pipeline.data.images import decode_png, encode_png
 from pipeline.data.store import read_samples
 from pipeline.report import gallery
-from pipeline.report.findings import Verdict, read_record
+from pipeline.report.findings import read_record
 from pipeline.report.gallery import (
     contact_sheets,
     count_reasons,
     data_address,
     find_examples,
+    find_filters,
     shown_px,
     take_turns,
 )
+from pipeline.report.verdict import Verdict
 
 
 def pixels(address: str, mode: str = "L") -> np.ndarray:
@@ -26,7 +29,7 @@ def pixels(address: str, mode: str = "L") -> np.ndarray:
 
 
 def sheets(root: Path, fake: Fake, limit: int = 12):
-    folders = write_stages(root, fake)
+    folders = write_findings(root, fake)
     found = read_record(folders["evaluate"] / "verdict.json", Verdict)
     return contact_sheets(
         folders["prepare"] / "dataset", folders["synthesize"] / "accepted", found, limit
@@ -99,6 +102,21 @@ def test_rejected_examples_take_turns_and_leave_surplus_out(tmp_path: Path) -> N
     assert "surplus" not in [one.reason for one in find_examples(store, dataset, 200)]
     seen = [one for one in find_examples(store, dataset, 200) if one.reason == "disagrees"]
     assert all(one.seen_as != one.name for one in seen)
+
+
+def test_filters_offer_what_is_there_with_its_number(tmp_path: Path) -> None:
+    folders = write_stages(tmp_path)
+    dataset = folders["prepare"] / "dataset"
+    examples = find_examples(folders["synthesize"] / "accepted", dataset, 9)
+    examples += find_examples(folders["synthesize"] / "rejected", dataset, 9)
+    found = find_filters(examples)
+    assert found.classes == ((1, "digit 1", 4), (2, "digit 2", 7))
+    assert [one.label for one in examples].count(2) == 7
+    assert dict(found.reasons) == dict.fromkeys(
+        ("disagrees", "unsure", "copy_ratio", "copy_distance", "repeat"), 1
+    )
+    assert sum(one.accepted for one in examples) == 6
+    assert find_filters([]).classes == ()
 
 
 def test_no_store_and_no_rows_give_no_examples(tmp_path: Path) -> None:

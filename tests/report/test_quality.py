@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from fake_stages import Fake, finish, write_stages
+from report.fake_verdict import write_findings
 
 from pipeline.errors import StageError
 from pipeline.folders import write_json
@@ -45,7 +46,7 @@ def refused(**changes) -> dict[str, Any]:
 
 def write(root: Path, quality: list[dict[str, Any]] | None) -> tuple[str, str]:
     """Write the fake stages with these rows; return the page and the data card."""
-    folders = write_stages(root, Fake())
+    folders = write_findings(root, Fake())
     path = folders["synthesize"] / "summary.json"
     summary = json.loads(path.read_text())
     if quality is not None:
@@ -93,7 +94,7 @@ def test_the_page_shows_values_beside_their_ceilings(tmp_path: Path) -> None:
     assert f'<td colspan="2">{REFUSAL}</td>' in section
     assert section.count("<tr>") == 3
     assert '<li><a href="#quality">Quality</a></li>' in page
-    assert page.index('id="acceptance"') < page.index('id="quality"') < page.index('id="data"')
+    assert page.index('id="training"') < page.index('id="quality"') < page.index('id="acceptance"')
 
 
 def test_the_card_has_the_same_table(tmp_path: Path) -> None:
@@ -125,7 +126,8 @@ def test_without_metrics_neither_speaks_of_them(tmp_path: Path, quality: list | 
 def test_text_of_summaries_is_escaped(tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script> | x](y)"
     page, card = write(tmp_path, [row(label=hostile, encoder=hostile), refused(encoder=hostile)])
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the page's own
+    assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     body = card[card.index("\n---\n", 4) :]
     assert "<script" not in body

@@ -15,20 +15,35 @@ import pytest
 from sklearn.datasets import load_digits
 
 from pipeline.data.store import (
+    UNLABELLED,
     Samples,
     concatenate,
     make_samples,
+    read_samples,
 )
 from pipeline.data.store_writer import write_store
 from pipeline.downstream import training
 from pipeline.errors import InputError, StageError
+from pipeline.features.classifier import predict
+from pipeline.features.networks import load_network
 from pipeline.folders import WORK, read_manifest, write_manifest
 from pipeline.params import EvaluateParams, Execution
 from pipeline.stages.evaluate import check_separation, run
 
 CLASSES = ("left", "middle", "right")
 SIDE = 8
-SMALL = {"steps": 5, "seeds": 2, "batch_images": 8, "base_channels": 4, "bootstrap_resamples": 100}
+ARMS = ("real", "real_balanced", "real_augmented", "mixed", "pretrained", "synthetic_only")
+SMALL = {
+    "arms": ARMS,
+    "steps": 5,
+    "seeds": 2,
+    "search_seeds": 0,
+    "curve_fractions": (),
+    "batch_images": 8,
+    "base_channels": 4,
+    "bootstrap_resamples": 100,
+}
+RUNS = 2 * len(ARMS)
 
 
 def bars(label: int, n: int, random: np.random.Generator, noise: int = 60) -> np.ndarray:
@@ -92,20 +107,15 @@ def test_the_stage_writes_the_contract(tmp_path: Path, recording_tracker) -> Non
         "per_class.csv",
         "runs.csv",
         "predictions.parquet",
+        "classifiers/baseline/network.json",
+        "classifiers/baseline/network.safetensors",
+        "classifiers/synthetic/network.json",
+        "classifiers/synthetic/network.safetensors",
         "summary.json",
         "manifest.json",
     }
     verdict = json.loads((out / "verdict.json").read_text())
-    arm_names = [
-        "real",
-        "real_balanced",
-        "real_augmented",
-        "mixed_25",
-        "mixed_50",
-        "mixed_75",
-        "synthetic_only",
-    ]
-    assert [arm["name"] for arm in verdict["arms"]] == arm_names
+    assert [arm["name"] for arm in verdict["arms"]] == list(ARMS)
     assert verdict["tail_classes"] == ["right", "middle"]
     assert verdict["n"] == {
         "training": 15,
@@ -113,16 +123,95 @@ def test_the_stage_writes_the_contract(tmp_path: Path, recording_tracker) -> Non
         "test": 18,
         "synthetic": 9,
         "seeds": 2,
+        "splits": 1,
         "bootstrap_resamples": 100,
     }
-    assert verdict["best_baseline"] in arm_names[:3]
-    assert verdict["best_mixed"] in arm_names[3:6]
-    assert verdict["winning_share"] == int(verdict["best_mixed"].removeprefix("mixed_")) / 100
+    assert verdict["best_baseline"] in ARMS[:3]
+    assert verdict["best_synthetic"] in ARMS[3:5]
+    assert verdict["winning_share"] == 0.5
     assert verdict["synthetic_available"]
+    assert verdict["learning_curve"] is None
+    assert verdict["power"]["minimum_detectable_points"] > 0
     assert summary.sentence == verdict["sentence"]
-    assert [row["arm"] for row in table(out / "arms.csv")] == arm_names
+    assert [row["arm"] for row in table(out / "arms.csv")] == list(ARMS)
     assert [row["class"] for row in table(out / "per_class.csv")] == list(CLASSES)
-    assert len(table(out / "runs.csv")) == len(arm_names) * 2
+    assert len(table(out / "runs.csv")) == RUNS
+    kept = json.loads((out / "classifiers" / "synthetic" / "network.json").read_text())
+    assert kept["arm"] == verdict["best_synthetic"]
+    assert kept["classes"] == list(CLASSES)
+
+
+def test_kept_classifiers_say_what_was_scored(tmp_path: Path, recording_tracker) -> None:
+    inputs = make_inputs(tmp_path)
+    out = tmp_path / "evaluate"
+    summary = run(params(), inputs, out, recording_tracker)
+    test = read_samples(inputs["prepare"] / "dataset", ("test",))
+    for side, arm in (("baseline", summary.best_baseline), ("synthetic", summary.best_synthetic)):
+        model = load_network(out / "classifiers" / side)
+        wanted = [
+            row["predicted"]
+            for row in pq.read_table(out / "predictions.parquet").to_pylist()
+            if (row["arm"], row["seed"], row["split"]) == (arm, 0, "test")
+        ]
+        assert predict(model, test.images).argmax(axis=1).tolist() == wanted
+
+
+def test_the_search_tries_as_much_for_every_arm_and_keeps_the_best(
+    tmp_path: Path, recording_tracker
+) -> None:
+    out = tmp_path / "evaluate"
+    settings = params(
+        arms=("real_augmented", "focal", "mixed"), learning_rates=(1e-2, 1e-4), search_seeds=1
+    )
+    run(settings, make_inputs(tmp_path), out, recording_tracker)
+    rows = table(out / "search.csv")
+    tried = {name: [row for row in rows if row["arm"] == name] for name in settings.arms}
+    assert [len(tried[name]) for name in settings.arms] == [2, 4, 4]
+    for name, found in tried.items():
+        (chosen,) = [row for row in found if row["chosen"] == "1"]
+        best = max(float(row["validation_balanced_accuracy"]) for row in found)
+        assert float(chosen["validation_balanced_accuracy"]) == best
+        (arm,) = [row for row in table(out / "arms.csv") if row["arm"] == name]
+        assert arm["learning_rate"] == chosen["learning_rate"]
+        assert arm["share"] == chosen["share"]
+
+
+def test_rivals_of_the_pool_take_part_where_there_is_one(tmp_path: Path, recording_tracker) -> None:
+    names = ("real_augmented", "smote", "pseudo_labels", "retrieval", "mixed")
+    settings = params(arms=names, pseudo_confidence=0.0)
+    inputs = make_inputs(tmp_path / "without")
+    run(settings, inputs, tmp_path / "without" / "evaluate", recording_tracker)
+    verdict = json.loads((tmp_path / "without" / "evaluate" / "verdict.json").read_text())
+    assert [arm["name"] for arm in verdict["arms"]] == ["real_augmented", "smote", "mixed"]
+    pool = make_samples(
+        bars(1, 9, np.random.default_rng(7)), np.full(9, UNLABELLED), "pool", "real"
+    )
+    rows = read_samples(inputs["prepare"] / "dataset")
+    inputs = make_inputs(tmp_path / "with", concatenate([rows, pool]))
+    run(settings, inputs, tmp_path / "with" / "evaluate", recording_tracker)
+    verdict = json.loads((tmp_path / "with" / "evaluate" / "verdict.json").read_text())
+    assert [arm["name"] for arm in verdict["arms"]] == list(names)
+
+
+def test_a_curve_says_what_the_images_are_worth(tmp_path: Path, recording_tracker) -> None:
+    out = tmp_path / "evaluate"
+    settings = params(curve_fractions=(0.3, 0.6))
+    run(settings, make_inputs(tmp_path), out, recording_tracker)
+    curve = json.loads((out / "verdict.json").read_text())["learning_curve"]
+    assert [point["real_images"] for point in curve["points"]] == pytest.approx([4.5, 9.0, 15.0])
+    assert curve["sentence"]
+
+
+def test_seeds_are_added_until_the_interval_is_decided(tmp_path: Path, recording_tracker) -> None:
+    out = tmp_path / "evaluate"
+    settings = params(arms=("real", "mixed"), seeds=2, max_seeds=4, steps=1)
+    run(settings, make_inputs(tmp_path), out, recording_tracker)
+    verdict = json.loads((out / "verdict.json").read_text())
+    seeds = [look["seeds"] for look in verdict["looks"]]
+    assert seeds in ([2], [2, 4])
+    assert verdict["n"]["seeds"] == seeds[-1]
+    assert verdict["looks"][-1]["decided"] or seeds[-1] == 4
+    assert verdict["level"] >= verdict["confidence"]
 
 
 def test_numbers_of_all_files_follow_from_the_predictions(
@@ -133,7 +222,7 @@ def test_numbers_of_all_files_follow_from_the_predictions(
     verdict = json.loads((out / "verdict.json").read_text())
     metrics = json.loads((out / "metrics.json").read_text())
     rows = pq.read_table(out / "predictions.parquet").to_pylist()
-    assert len(rows) == 7 * 2 * (12 + 18)
+    assert len(rows) == RUNS * (12 + 18)
 
     def recall(arm: str, name: str) -> float:
         found = [
@@ -143,15 +232,15 @@ def test_numbers_of_all_files_follow_from_the_predictions(
         ]
         return float(np.mean(found))  # both seeds have the same number of rows a class
 
-    best = verdict["best_baseline"], verdict["best_mixed"]
+    best = verdict["best_baseline"], verdict["best_synthetic"]
     accuracy = [np.mean([recall(arm, name) for name in CLASSES]) for arm in best]
     assert metrics["best_baseline_balanced_accuracy"] == pytest.approx(accuracy[0])
-    assert metrics["best_mixed_balanced_accuracy"] == pytest.approx(accuracy[1])
+    assert metrics["best_synthetic_balanced_accuracy"] == pytest.approx(accuracy[1])
     assert metrics["gain_points"] == pytest.approx(100 * (accuracy[1] - accuracy[0]))
     for row in verdict["per_class"]:
         gain = 100 * (recall(best[1], row["name"]) - recall(best[0], row["name"]))
         assert row["gain_points"] == pytest.approx(gain)
-        assert row["mixed_recall"] == pytest.approx(recall(best[1], row["name"]))
+        assert row["synthetic_recall"] == pytest.approx(recall(best[1], row["name"]))
 
 
 def test_the_tracker_is_told(tmp_path: Path, recording_tracker) -> None:
@@ -160,11 +249,11 @@ def test_the_tracker_is_told(tmp_path: Path, recording_tracker) -> None:
     assert recording_tracker.stages == ["evaluate"]
     assert summary.sentence in recording_tracker.notes
     progress = [c for c in recording_tracker.progress_calls if c[0] == "classifiers"]
-    assert progress == [("classifiers", done, 14, "runs") for done in range(15)]
-    assert len(recording_tracker.arms) == 7
+    assert progress == [("classifiers", done, RUNS, "runs") for done in range(2, RUNS + 1)]
+    assert len(recording_tracker.arms) == len(ARMS)
     name, settings, metrics = recording_tracker.arms[3]
-    assert (name, settings["share"]) == ("mixed_25", 0.25)
-    assert set(metrics) == {
+    assert (name, settings["share"]) == ("mixed", 0.5)
+    assert set(metrics) >= {
         f"{score}{suffix}"
         for score in (
             "validation_balanced_accuracy",
@@ -199,37 +288,40 @@ def test_an_interrupted_run_goes_on_and_redoes_what_is_damaged(
 ) -> None:
     inputs = make_inputs(tmp_path)
     run(params(), inputs, tmp_path / "whole" / "evaluate", recording_tracker)
-    train_pair, trained = training.train_pair, []
+    fit_pair, trained = training.fit_pair, []
 
-    def until_the_sixth(bench, settings, pair, device, on_step=None):
+    def until_the_sixth(bench, settings, pair, *others):
         if len(trained) == 5:
             raise KeyboardInterrupt
         trained.append((pair[0].name, pair[1]))
-        return train_pair(bench, settings, pair, device, on_step)
+        return fit_pair(bench, settings, pair, *others)
 
     out = tmp_path / "broken" / "evaluate"
-    monkeypatch.setattr(training, "train_pair", until_the_sixth)
+    monkeypatch.setattr(training, "fit_pair", until_the_sixth)
     with pytest.raises(KeyboardInterrupt):
         run(params(), inputs, out, recording_tracker)
     assert not out.exists()
     (runs,) = (tmp_path / "broken" / WORK / "evaluate").glob("*/runs")
-    assert len(list(runs.iterdir())) == 5
-    (runs / "real-0.npz").write_bytes(b"PK\x03\x04 half a file")
-    other = training.Predictions(np.zeros(12, np.int64), np.full(18, 3))  # no such class
-    training._write_run(runs / "real_balanced-0.npz", other)
+    assert len(list(runs.glob("*.npz"))) == 5
+    (half,) = runs.glob("real-*-0.npz")
+    half.write_bytes(b"PK\x03\x04 half a file")
+    (damaged,) = runs.glob("real_balanced-*-0.npz")
+    with np.load(damaged) as file:
+        fields = dict(file)
+    np.savez(damaged, **{**fields, "test": np.full(18, 3)})  # no such class
     before = list(trained)
     trained.clear()
 
-    def counted(bench, settings, pair, device, on_step=None):
+    def counted(bench, settings, pair, *others):
         trained.append((pair[0].name, pair[1]))
-        return train_pair(bench, settings, pair, device, on_step)
+        return fit_pair(bench, settings, pair, *others)
 
-    monkeypatch.setattr(training, "train_pair", counted)
+    monkeypatch.setattr(training, "fit_pair", counted)
     run(params(), inputs, out, recording_tracker)
     assert ("real", 0) in trained
     assert ("real_balanced", 0) in trained
-    assert not set(before[2:]) & set(trained)
-    assert len(trained) == 14 - 3
+    assert len(set(before) & set(trained)) == 2
+    assert len(trained) == RUNS - 3
     assert digest(out) == digest(tmp_path / "whole" / "evaluate")
 
 
@@ -242,7 +334,7 @@ def test_nothing_accepted_is_no_crash(tmp_path: Path, recording_tracker) -> None
     assert not verdict["synthetic_available"]
     scores = {arm["name"]: arm["test_balanced_accuracy"] for arm in verdict["arms"]}
     assert "synthetic_only" not in scores
-    assert scores["mixed_25"] == scores["mixed_75"] == scores["real_augmented"]
+    assert scores["mixed"] == scores["real_augmented"]
 
 
 def test_two_classes_are_enough(tmp_path: Path, recording_tracker) -> None:
@@ -352,8 +444,10 @@ def test_held_out_real_rows_of_a_class_with_one_image_help(
 ) -> None:
     summary = control(tmp_path, recording_tracker, shuffle=False, training=(40, 1, 40))
     assert summary.decision == "use", summary.sentence
-    assert summary.interval_points[0] > 5
-    assert summary.sentence.startswith("Use the synthetic images: the best mix (mixed_50) raised")
+    assert summary.gain_points > 5
+    assert summary.sentence.startswith(
+        "Use the synthetic images: the best way to use them (mixed) raised"
+    )
     verdict = json.loads((tmp_path / "evaluate" / "verdict.json").read_text())
     assert verdict["per_class"][1]["gain_points"] > 30
     assert verdict["tail_classes"][0] == CLASSES[1]
@@ -374,14 +468,16 @@ from pipeline.tracking.tracker import NullTracker
 
 class Tell(NullTracker):
     def progress(self, task, done, total, unit):
-        sys.stdout.write(f"{done}\\n")
-        sys.stdout.flush()
+        if task == "classifiers":
+            sys.stdout.write(f"{done}\\n")
+            sys.stdout.flush()
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     params = EvaluateParams(
         execution=Execution(device="cpu", workers=2), steps=60, seeds=2, batch_images=8,
-        base_channels=4, bootstrap_resamples=100,
+        base_channels=4, bootstrap_resamples=100, search_seeds=0, curve_fractions=(),
+        arms=("real", "real_balanced", "real_augmented", "mixed", "pretrained", "synthetic_only"),
     )
     inputs = {stage: root / stage for stage in ("prepare", "synthesize")}
     run(params, inputs, root / "evaluate", Tell())
@@ -401,7 +497,7 @@ def started(root: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if int(line) >= 2:
+        if int(line) > 2:  # the pilot has done two
             break
     return process, psutil.Process(process.pid).children(recursive=True)
 
@@ -442,9 +538,9 @@ def test_a_killed_worker_is_explained_and_the_next_run_goes_on(
     assert "execution.workers" in errors
     assert all_gone(children)
     kept = len(list((tmp_path / WORK / "evaluate").glob("*/runs/*.npz")))
-    assert 2 <= kept < 14
+    assert 2 <= kept < RUNS
     start = time.monotonic()
     run(params(steps=60), inputs, tmp_path / "evaluate", recording_tracker)
     assert time.monotonic() - start < 60
     first = [c for c in recording_tracker.progress_calls if c[0] == "classifiers"][0]
-    assert first == ("classifiers", kept, 14, "runs")
+    assert first == ("classifiers", kept, RUNS, "runs")

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from tiny_store import stripes, train_params
 
 from pipeline.diffusion.checkpoints import GeneratorSpec, StudentSpec, save_student
 from pipeline.diffusion.unet import Preset, build_unet
-from pipeline.downstream import training as downstream
 from pipeline.errors import InputError
 from pipeline.params import EvaluateParams, SynthesizeParams
 from pipeline.synthesis import acceptance as module
@@ -142,14 +142,14 @@ def test_classifiers_are_handed_no_test_row(compare, monkeypatch):
 
     def train_pair(bench, params, pair, device):
         benches.append(bench)
-        return downstream.Predictions(np.zeros(20, np.int64), np.zeros(0, np.int64))
+        return SimpleNamespace(validation=np.zeros(20, np.int64))
 
     monkeypatch.setattr(module, "train_pair", train_pair)
     compare(good, good)
     assert all(len(bench.test) == 0 for bench in benches)
     assert all(len(bench.images) == 24 + 40 for bench in benches)
     assert [len(rows) for rows in benches[0].pools.real] == [20, 4]
-    assert [len(rows) for rows in benches[0].pools.synthetic] == [20, 20]
+    assert [len(rows) for rows in benches[0].pools.added["synthetic"]] == [20, 20]
 
 
 @pytest.mark.parametrize(

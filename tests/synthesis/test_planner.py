@@ -71,7 +71,7 @@ class Fake:
         monkeypatch.setattr(planner, "predict", self.predict)
 
     def fit(self, bench, params, pair, device):
-        counts = np.array([len(rows) for rows in bench.pools.synthetic])
+        counts = np.array([len(rows) for rows in bench.pools.added["synthetic"]])
         self.asked.append(counts.tolist())
         others = counts.sum() - counts
         return 0.5 + self.gains * counts - self.steal * others + 1e-3 * pair[1]

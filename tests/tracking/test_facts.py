@@ -1,24 +1,21 @@
 import json
-import subprocess
 
 import pytest
+from tracking.full_run import write_run, write_sheet
 
 from pipeline.folders import write_manifest
-from pipeline.hashing import digest_file
 from pipeline.tracking.facts import (
     StageClock,
-    git_facts,
     log_results,
     outcome_lines,
     read_verdict,
-    run_tags,
 )
 
 VERDICT = {
     "decision": "use",
     "sentence": "Use them: \x1b[31m+3 points",
     "best_baseline": "real_balanced",
-    "best_mixed": "mixed_50",
+    "best_synthetic": "mixed_50",
     "gain_points": 3.0,
     "interval_points": [1.0, 5.0],
     "tail_gain_points": 6.0,
@@ -39,7 +36,7 @@ VERDICT = {
         }
         for name, role, share, mean in (
             ("real_balanced", "baseline", None, 0.9),
-            ("mixed_50", "mixed", 0.5, 0.93),
+            ("mixed_50", "synthetic", 0.5, 0.93),
         )
     ],
 }
@@ -116,7 +113,7 @@ def test_finished_folders_are_told_with_stable_names(artifacts, recording_tracke
     assert last("synthesize/shortfall") == 3
     assert (last("evaluate/gain_low_points"), last("evaluate/gain_high_points")) == (1, 5)
     assert last("evaluate/best_baseline_balanced_accuracy") == 0.9
-    assert last("evaluate/best_mixed_balanced_accuracy") == 0.93
+    assert last("evaluate/best_synthetic_balanced_accuracy") == 0.93
     assert last("evaluate/use") == 1
     assert recording_tracker.datasets == [
         ("prepared-training", "e" * 64, 10, "training"),
@@ -124,19 +121,19 @@ def test_finished_folders_are_told_with_stable_names(artifacts, recording_tracke
         ("assembled", "e" * 64, 16, "training"),
     ]
     assert [name for _, name in recording_tracker.artifacts] == [
-        "pretrain/step-000200.png",
         "train/checks.csv",
-        "train/step-001000.png",
         "evaluate/verdict.json",
         "evaluate/arms.csv",
         "assemble/dataset/README.md",
         "report/index.html",
     ]
     name, params, metrics = recording_tracker.arms[1]
-    assert (name, params) == ("mixed_50", {"role": "mixed", "share": 0.5})
+    assert (name, params) == ("mixed_50", {"role": "synthetic", "share": 0.5})
     assert metrics["test_balanced_accuracy"] == 0.93
     assert metrics["test_balanced_accuracy_sd"] == 0.01
-    assert {"decision": "use"} in recording_tracker.tags_calls
+    assert ("decision", "use") in [
+        one for tags in recording_tracker.tags_calls for one in tags.items()
+    ]
     assert {"base": "pool", "base_digest": "b" * 64} in recording_tracker.tags_calls
 
 
@@ -167,7 +164,7 @@ def test_an_unfinished_a_missing_and_a_damaged_folder_are_passed_over(artifacts,
 def test_the_end_says_arms_verdict_seconds_and_where_to_look(artifacts):
     (artifacts / "mlflow.db").touch()
     text = "\n".join(outcome_lines(artifacts, {"prepare": 1.0, "train": 64.0}, root=artifacts))
-    assert "mixed_50       mixed     93.0 +- 1.0" in text
+    assert "mixed_50       synthetic  93.0 +- 1.0" in text
     assert "Verdict: Use them: \\x1b[31m+3 points" in text
     assert "Time:    prepare 1.0 s, train 1 min 04 s; 1 min 05 s in all" in text
     assert f"Report:  {artifacts / 'report' / 'index.html'}" in text
@@ -177,36 +174,6 @@ def test_the_end_says_arms_verdict_seconds_and_where_to_look(artifacts):
 def test_the_end_of_nothing_is_nothing(tmp_path):
     assert outcome_lines(tmp_path / "none", root=tmp_path) == []
     assert read_verdict(tmp_path) == {}
-
-
-def git(folder, *arguments):
-    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
-    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
-
-
-def test_git_facts_name_the_commit_and_whether_the_tree_is_dirty(tmp_path):
-    assert git_facts(tmp_path / "none") == {}
-    git(tmp_path, "init", "-q")
-    assert git_facts(tmp_path) == {}
-    (tmp_path / "a").write_text("1")
-    git(tmp_path, "add", "a")
-    git(tmp_path, "commit", "-q", "-m", "a")
-    (tmp_path / "untracked").write_text("1")
-    clean = git_facts(tmp_path)
-    assert clean["git_dirty"] == "false"
-    assert len(clean["git_commit"]) == 40
-    (tmp_path / "a").write_text("2")
-    assert git_facts(tmp_path) == {**clean, "git_dirty": "true"}
-
-
-def test_without_git_there_are_no_facts(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert git_facts(tmp_path) == {}
-
-
-def test_tags_hold_the_digest_of_dvc_lock(tmp_path):
-    (tmp_path / "dvc.lock").write_text("x")
-    assert run_tags(tmp_path)["dvc_lock_sha256"] == digest_file(tmp_path / "dvc.lock")
 
 
 def test_the_clock_keeps_the_seconds_of_a_failed_stage_too():
@@ -284,3 +251,46 @@ def test_quality_and_rules_of_the_kept_images_are_told(artifacts, recording_trac
     assert not any("vendi" in name for name in told)
     sent = [name for _, name in recording_tracker.artifacts]
     assert {"synthesize/quality.csv", "synthesize/plan.csv"} <= set(sent)
+
+
+class Keeping:
+    """Gives a recording tracker the calls that it would pass over."""
+
+    def __init__(self, tracker):
+        self.images, self.models = [], []
+        tracker.image = lambda path, key, step: self.images.append((path.name, key, step))
+        tracker.model = self.models.append
+
+
+def test_contact_sheets_are_a_series_of_at_most_fifty_with_the_last(tmp_path, recording_tracker):
+    for step in range(1, 102):
+        write_sheet(tmp_path / "train" / "samples" / f"step-{step:06d}.png")
+    (tmp_path / "train" / "samples" / "step-odd.png").touch()
+    finish(tmp_path, "train", {"summary.json": TRAINED})
+    kept = Keeping(recording_tracker)
+    log_results(tmp_path, recording_tracker, ("train",), root=tmp_path)
+    steps = [step for _, key, step in kept.images if key == "train/samples"]
+    assert steps == sorted(steps)
+    assert len(kept.images) == len(steps) <= 50
+    assert steps[-1] == 101
+
+
+def test_a_run_says_its_verdict_where_the_report_is_and_its_digests(tmp_path, recording_tracker):
+    write_run(tmp_path)
+    Keeping(recording_tracker)
+    log_results(tmp_path, recording_tracker, root=tmp_path)
+    tags = {k: v for one in recording_tracker.tags_calls for k, v in one.items()}
+    text = tags["description"]
+    assert text.startswith(r"**Use them\: \<b\>\+3 points**")
+    assert r"- class a\|b \*fell\*" in text
+    assert "artifact report/index.html, on disk" in text
+    assert tags["dataset_digest"] == "e" * 64
+    assert "results_digest" in recording_tracker.tags_calls[0]
+    synthetic = ("synthetic-accepted", "5" * 64, 200, "training")
+    assert synthetic in recording_tracker.datasets
+
+
+def test_without_a_verdict_nothing_is_described(tmp_path, recording_tracker):
+    finish(tmp_path, "train", {"summary.json": TRAINED})
+    log_results(tmp_path, recording_tracker, root=tmp_path)
+    assert not any("description" in one for one in recording_tracker.tags_calls)

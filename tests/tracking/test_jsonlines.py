@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.tracking.jsonlines import JsonLinesTracker, new_run_log
+from pipeline.tracking.tracker import TrackedModel
 
 MOMENT = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 
@@ -102,3 +103,16 @@ def test_run_logs_of_the_same_second_get_names_of_their_own(tmp_path):
     first.touch()
     assert first.name == "20260131T093000Z-flow.jsonl"
     assert new_run_log(tmp_path, "flow", lambda: MOMENT).name == "20260131T093000Z-flow-2.jsonl"
+
+
+def test_pictures_models_and_curves_are_named(tmp_path):
+    model = TrackedModel("generator", tmp_path, "m", (), (), None, {}, tags={"decision": "use"})
+    with JsonLinesTracker(tmp_path / "a.jsonl") as tracker:
+        tracker.image(tmp_path / "step-000010.png", "train/samples", 10)
+        tracker.model(model)
+        tracker.series({"evaluate/look/gain_points": {2: 1.5}})
+    picture, kept, curves = lines(tracker.path)
+    assert (picture["event"], picture["key"], picture["step"]) == ("image", "train/samples", 10)
+    assert kept["name"] == "generator"
+    assert kept["tags"] == {"decision": "use"}
+    assert curves["points"] == {"evaluate/look/gain_points": {"2": 1.5}}

@@ -1,31 +1,18 @@
 import json
+import re
 import shutil
 import socket
+import threading
+import time
 
 import pytest
+from tracking.full_run import write_sheet
 
 from pipeline.tracking.memory import run_memory
-from pipeline.tracking.mlflow import MlflowTracker, default_tracking_uri, open_run, track_run
+from pipeline.tracking.mlflow import MlflowClient, default_tracking_uri, open_run
+from pipeline.tracking.recording import MlflowTracker, track_run
 
 DIGEST = "d" * 64
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    """A project folder with an empty database: its migrations take seconds, so once."""
-    root = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        client, run = open_run(default_tracking_uri(root), "warm-up", "warm-up")
-        client.delete_run(run.info.run_id)
-    return root
-
-
-@pytest.fixture
-def root(empty_store, tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(empty_store / "mlflow.db", tmp_path / "mlflow.db")
-    return tmp_path
 
 
 @pytest.fixture
@@ -202,7 +189,7 @@ def test_a_server_that_goes_away_is_told_once_and_tried_again_later():
     assert "the work goes on" in warnings[0]
 
 
-def test_a_dead_server_does_not_stop_the_work(begin, monkeypatch, warnings):
+def test_a_dead_server_does_not_stop_the_work(begin, root, monkeypatch, warnings):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -212,8 +199,11 @@ def test_a_dead_server_does_not_stop_the_work(begin, monkeypatch, warnings):
         tracker.metrics({"train/loss": 1.0}, 1)
         tracker.arm("real", {}, {"tail_recall": 0.5})
     assert tracker.run_id == ""
-    assert len(warnings) == 1
     assert "the store cannot be opened" in warnings[0]
+    assert (
+        f"`replenish track --artifacts {root / 'artifacts'}` sends what is missing" in warnings[1]
+    )
+    assert len(warnings) == 2
 
 
 def test_a_database_lies_where_its_folder_is_whatever_the_folder_is_called(
@@ -228,3 +218,79 @@ def test_a_database_lies_where_its_folder_is_whatever_the_folder_is_called(
         pass
     assert warnings == []
     assert (odd / "mlflow.db").read_bytes() != before
+
+
+def test_pictures_are_a_series_by_step_and_none_is_kept_twice(begin, root, warnings):
+    for step in (1, 20):
+        write_sheet(root / f"step-{step}.png", step)
+    for _ in range(2):
+        with begin(driver="stage", name="train") as tracker:
+            for step in (1, 20):
+                tracker.image(root / f"step-{step}.png", "train/samples", step)
+    assert warnings == []
+    client, run = read(root, tracker.run_id)
+    files = [f.path for f in client.list_artifacts(run.info.run_id, "images")]
+    kept = sorted(int(re.search(r"step\+(\d+)", f)[1]) for f in files if f.endswith(".png"))
+    assert kept == [1, 20]
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+
+
+def test_the_description_is_the_note_of_the_run_with_a_link_to_its_files(begin, root):
+    with begin() as tracker:
+        tracker.tags({"description": "**Use them**"})
+    _, run = read(root, tracker.run_id)
+    note = run.data.tags["mlflow.note.content"]
+    where = f"#/experiments/{run.info.experiment_id}/runs/{tracker.run_id}/artifacts"
+    assert note == f"**Use them**\n\n[Files of this run]({where})"
+    assert "description" not in run.data.tags
+
+
+def test_the_machine_is_measured_while_a_run_works_and_no_thread_stays(begin, root, monkeypatch):
+    monkeypatch.setattr("pipeline.tracking.mlflow.SYSTEM_SECONDS", 0.05)
+    before = {thread.ident for thread in threading.enumerate()}
+    with begin() as tracker:
+        deadline = time.monotonic() + 60
+        client = MlflowClient(default_tracking_uri(root))
+        name = "system/cpu_utilization_percentage"
+        while len(client.get_metric_history(tracker.run_id, name)) < 2:
+            assert time.monotonic() < deadline, "no sample of the machine came"
+            time.sleep(0.05)
+    left = [thread.name for thread in threading.enumerate() if thread.ident not in before]
+    assert "SystemMetricsMonitor" not in left
+    _, run = read(root, tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["system/system_memory_usage_percentage"] > 0
+
+
+def test_the_measuring_of_the_machine_can_be_switched_off(begin, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    with begin():
+        assert "SystemMetricsMonitor" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_what_was_lost_is_sent_when_it_is_said_again():
+    sent, broken = [], [True]
+
+    class Client:
+        def log_batch(self, run_id, metrics=(), params=()):
+            if broken[0]:
+                raise ConnectionError("gone")
+            sent.extend([*metrics, *params])
+
+    now = [0.0]
+    tracker = MlflowTracker(Client(), None, lambda _: None, clock=lambda: now[0])
+    for _ in range(2):
+        tracker.params({"a": 1})
+        tracker.metrics({"prepare/images": 60})
+        tracker.flush()
+        broken[0], now[0] = False, now[0] + 31
+    assert [one.key for one in sent] == ["a", "prepare/images"]
+    assert tracker.gaps
+
+
+def test_an_odd_name_spoils_no_batch(begin, root, warnings):
+    with begin() as tracker:
+        tracker.metrics({"evaluate/class/../gain": 1.0, "a//b": 2.0, "..": 3.0, "good": 4.0})
+    assert warnings == []
+    _, run = read(root, tracker.run_id)
+    assert run.data.metrics == {"evaluate/class/gain": 1.0, "a/b": 2.0, "_": 3.0, "good": 4.0}

@@ -1,0 +1,102 @@
+"""The rows of the baselines that add some, made once before the comparison."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.special import softmax
+
+from pipeline.data.images import Images
+from pipeline.data.store import read_samples
+from pipeline.device import pick_device, torch_threads
+from pipeline.downstream.arms import Added, Arm
+from pipeline.downstream.bench import Bench, Rivals, join_rivals, read_bench, write_rivals
+from pipeline.downstream.fitting import fit_pair
+from pipeline.downstream.rivals import (
+    Floats,
+    Labels,
+    most_rows,
+    pseudo_labelled,
+    retrieved,
+    smote_rows,
+)
+from pipeline.features.classifier import embed, predict
+from pipeline.params import EvaluateParams
+from pipeline.seeds import derive_seed, numpy_generator
+from pipeline.tracking.tracker import Tracker
+
+_TEACHERS = 3  # classifiers whose mean probability is a pseudo-label's
+_TEACHER_SEED = 2_000_000  # their repetitions: none of them is scored
+_MOST_POOL = 20_000  # pool rows that are looked at
+_TEACHER = Arm("real_augmented", "baseline", None, "light")
+
+
+def make_rivals(
+    params: EvaluateParams,
+    dataset: Path,
+    accepted: Path,
+    wanted: Sequence[Added],
+    path: Path,
+    tracker: Tracker,
+) -> Path | None:
+    """Make the rows that baselines add; return the file, or None where no arm wants any.
+
+    A file that is there was made by an interrupted run of the same work.
+
+    Args:
+        params: the stage's section.
+        dataset: sample store of the real rows.
+        accepted: sample store of the accepted synthetic rows.
+        wanted: kinds that arms add.
+        path: file to write.
+        tracker: told how far the teachers are.
+    """
+    kinds = [kind for kind in dict.fromkeys(wanted) if kind != "synthetic"]
+    if not kinds:
+        return None
+    if not path.is_file():
+        bench = read_bench(dataset, accepted)
+        write_rivals(path, _make(params, bench, dataset, kinds, tracker))
+    return path
+
+
+def _make(
+    params: EvaluateParams, bench: Bench, dataset: Path, kinds: Sequence[Added], tracker: Tracker
+) -> Rivals:
+    images, labels = bench.images[: bench.real_images], bench.labels[: bench.real_images]
+    most = most_rows(labels)
+    parts: dict[Added, tuple[Images, Labels]] = {}
+    if "smote" in kinds:
+        seed = derive_seed(params.seed, "evaluate", "smote") % 2**31
+        parts["smote"] = smote_rows(images, labels, seed)
+    if "pseudo_labels" in kinds or "retrieval" in kinds:
+        pool = read_samples(dataset, ("pool",)).images
+        if len(pool) > _MOST_POOL:
+            random = numpy_generator(params.seed, "evaluate", "pool")
+            pool = pool[np.sort(random.choice(len(pool), _MOST_POOL, replace=False))]
+        chances, of_pool, of_real = _taught(params, bench, images, pool, tracker)
+        if "pseudo_labels" in kinds:
+            found = pseudo_labelled(pool, chances, params.pseudo_confidence, most)
+            parts["pseudo_labels"] = found
+        if "retrieval" in kinds:
+            parts["retrieval"] = retrieved(pool, of_pool, of_real, labels, most)
+    return join_rivals(parts)
+
+
+def _taught(
+    params: EvaluateParams, bench: Bench, images: Images, pool: Images, tracker: Tracker
+) -> tuple[list[Floats], Floats, Floats]:
+    """Return what teachers say of the pool, and the first one's features of pool and real rows."""
+    device = pick_device(params.execution.device)
+    chances: list[Floats] = []
+    features: list[Floats] = []
+    for number in range(_TEACHERS):
+        tracker.progress("teachers", number, _TEACHERS, "runs")
+        with torch_threads(1):  # as all classifiers are trained
+            pair = (_TEACHER, _TEACHER_SEED + number)
+            model = fit_pair(bench, params, pair, device)
+            chances.append(softmax(predict(model, pool).astype(np.float64), axis=1))
+            if not features:
+                features = [embed(model, rows).astype(np.float64) for rows in (pool, images)]
+    tracker.progress("teachers", _TEACHERS, _TEACHERS, "runs")
+    return chances, features[0], features[1]

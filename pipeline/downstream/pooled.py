@@ -1,0 +1,200 @@
+"""One verdict over several runs: other splits, other generators, other synthetic images.
+
+One run has one split and one generator, and its interval covers neither. Runs with other root seeds
+have their own; together their predictions say how much the gain depends on them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.data.store import read_info
+from pipeline.downstream.compare import SplitOutcomes, paired_gains
+from pipeline.downstream.tail import tail_classes
+from pipeline.downstream.verdict import decide, in_points, make_sentence, spread
+from pipeline.errors import InputError
+from pipeline.seeds import numpy_generator
+
+_COLUMNS = ("arm", "seed", "split", "id", "label", "predicted")
+_MOST_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class RunPredictions:
+    """What the classifiers of one run predict.
+
+    Attributes:
+        name: of the run, for messages.
+        roles: arm name -> its role.
+        classes: class names.
+        training_images: real training rows of each class.
+        validation: arm name -> (S, N) is it right about each validation row?
+        validation_labels: (N,).
+        test: the test rows, and which of them each arm is right about.
+        synthetic: number of synthetic rows.
+    """
+
+    name: str
+    roles: Mapping[str, str]
+    classes: tuple[str, ...]
+    training_images: tuple[int, ...]
+    validation: Mapping[str, npt.NDArray[np.bool_]]
+    validation_labels: npt.NDArray[np.int64]
+    test: SplitOutcomes
+    synthetic: int
+
+
+def read_run(artifacts: Path, verdict: Mapping[str, Any]) -> RunPredictions:
+    """Read what a finished run predicts.
+
+    Args:
+        artifacts: its folder.
+        verdict: its verdict.json.
+
+    Raises:
+        InputError: predictions.parquet is missing, or is no such table.
+    """
+    path = artifacts / "evaluate" / "predictions.parquet"
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise InputError(f"{path}: larger than {_MOST_BYTES:,} bytes; this is no such table")
+        table = pq.read_table(path, columns=list(_COLUMNS))
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{path}: not readable ({error}); run `replenish evaluate` in that folder first"
+        ) from None
+    roles = {arm["name"]: arm["role"] for arm in verdict["arms"]}
+    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in _COLUMNS}
+    right = columns["predicted"] == columns["label"]
+    parts: dict[str, dict[str, npt.NDArray[np.bool_]]] = {"validation": {}, "test": {}}
+    ids: dict[str, Any] = {}
+    labels: dict[str, npt.NDArray[np.int64]] = {}
+    for split in parts:
+        of_split = columns["split"] == split
+        for arm in roles:
+            mask = of_split & (columns["arm"] == arm)
+            seeds = np.unique(columns["seed"][mask])
+            rows = [mask & (columns["seed"] == seed) for seed in seeds]
+            if not rows or len({tuple(columns["id"][one]) for one in rows}) != 1:
+                raise InputError(f"{path}: the rows of arm {arm} do not pair; run evaluate again")
+            parts[split][arm] = np.stack([right[one] for one in rows])
+            ids[split], labels[split] = columns["id"][rows[0]], columns["label"][rows[0]]
+    return RunPredictions(
+        str(artifacts),
+        roles,
+        read_info(artifacts / "prepare" / "dataset").classes,
+        tuple(one["training_images"] for one in verdict["per_class"]),
+        parts["validation"],
+        labels["validation"],
+        SplitOutcomes(labels["test"], np.asarray(ids["test"], dtype=str), parts["test"]),
+        verdict["n"]["synthetic"],
+    )
+
+
+def pooled_verdict(
+    runs: Sequence[RunPredictions], resamples: int, confidence: float, seed: int
+) -> dict[str, Any]:
+    """Return the verdict over all runs, as plain data.
+
+    The best arm of both sides is the one with the best validation balanced accuracy, mean over
+    runs; arms that not every run has are left out. A class is thin by its mean over runs.
+
+    Args:
+        runs: two at least, of the same classes.
+        resamples: of the bootstrap over runs, seeds and test images.
+        confidence: level of the intervals, in (0, 1).
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: there are fewer than two runs, or they do not belong together.
+    """
+    if len(runs) < 2:
+        raise InputError("pool: give the artifacts folders of two runs at least")
+    classes = runs[0].classes
+    for one in runs[1:]:
+        if one.classes != classes:
+            raise InputError(f"{one.name}: has other classes than {runs[0].name}; pool like runs")
+    names = [name for name in runs[0].roles if all(name in one.roles for one in runs)]
+    chosen = {role: _best(runs, names, role) for role in ("baseline", "synthetic")}
+    baseline, synthetic = chosen["baseline"], chosen["synthetic"]
+    images = np.mean([one.training_images for one in runs], axis=0)
+    tail = tail_classes(images.tolist())
+    gains = paired_gains(
+        [one.test for one in runs],
+        baseline,
+        [name for name in names if name != baseline],
+        len(classes),
+        tail,
+        resamples,
+        confidence,
+        numpy_generator(seed, "pool", "bootstrap"),
+    )
+    gain = gains[synthetic]
+    tests = [np.bincount(one.test.labels, minlength=len(classes)).tolist() for one in runs]
+    available = all(one.synthetic for one in runs)
+    fewest = np.min(tests, axis=0).tolist()
+    decision = decide(gain.balanced_accuracy, available, fewest, 0)
+    overall, of_tail = in_points(gain.balanced_accuracy), in_points(gain.tail)
+    return {
+        "decision": decision,
+        "sentence": make_sentence(
+            decision, baseline, synthetic, gain.balanced_accuracy, confidence, available
+        ),
+        "best_baseline": baseline,
+        "best_synthetic": synthetic,
+        "gain_points": overall.value,
+        "interval_points": [overall.low, overall.high],
+        "tail_gain_points": of_tail.value,
+        "tail_interval_points": [of_tail.low, of_tail.high],
+        "confidence": confidence,
+        "runs": [
+            {"name": one.name, "gain_points": _own_gain(one, baseline, synthetic)} for one in runs
+        ],
+        "arms": [
+            {
+                "name": name,
+                "role": runs[0].roles[name],
+                "test_balanced_accuracy": spread(
+                    [_accuracy(one.test.correct[name], one.test.labels) for one in runs]
+                ),
+                "gain_points": in_points(gains[name].simultaneous).value if name in gains else None,
+                "low_points": in_points(gains[name].simultaneous).low if name in gains else None,
+                "high_points": in_points(gains[name].simultaneous).high if name in gains else None,
+            }
+            for name in names
+        ],
+        "n": {"splits": len(runs), "test": [sum(one) for one in tests]},
+    }
+
+
+def _best(
+    runs: Sequence[RunPredictions], names: Sequence[str], role: Literal["baseline", "synthetic"]
+) -> str:
+    able = [name for name in names if runs[0].roles[name] == role]
+    if not able:
+        raise InputError(f"pool: the runs have no {role} arm in common; give them the same arms")
+    return max(
+        able,
+        key=lambda name: round(
+            float(
+                np.mean([_accuracy(one.validation[name], one.validation_labels) for one in runs])
+            ),
+            12,
+        ),
+    )
+
+
+def _accuracy(right: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64]) -> float:
+    """Return the balanced accuracy over seeds, in [0, 1]."""
+    return float(np.mean([right[:, labels == k].mean() for k in np.unique(labels)]))
+
+
+def _own_gain(one: RunPredictions, baseline: str, synthetic: str) -> float:
+    with_synthetic = _accuracy(one.test.correct[synthetic], one.test.labels)
+    return 100 * (with_synthetic - _accuracy(one.test.correct[baseline], one.test.labels))

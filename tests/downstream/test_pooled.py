@@ -1,0 +1,87 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.data.store import make_samples
+from pipeline.data.store_writer import write_store
+from pipeline.downstream.pooled import pooled_verdict, read_run
+from pipeline.errors import InputError
+
+CLASSES = ("a", "b")
+EACH, SEEDS = 60, 3
+ROLES = {"real": "baseline", "mixed": "synthetic"}
+
+
+def finished(root: Path, accuracy: dict[str, float], run: int, names=CLASSES) -> tuple[Path, dict]:
+    """Write what a run leaves: each arm is right with the given chance."""
+    random = np.random.default_rng(run)
+    rows = {"arm": [], "seed": [], "split": [], "id": [], "label": [], "predicted": []}
+    for split in ("validation", "test"):
+        labels = np.repeat([0, 1], EACH)
+        for arm in ROLES:
+            for seed in range(SEEDS):
+                right = random.random(2 * EACH) < accuracy[arm]
+                rows["arm"] += [arm] * 2 * EACH
+                rows["seed"] += [seed] * 2 * EACH
+                rows["split"] += [split] * 2 * EACH
+                rows["id"] += [f"{split}-{run}-{i}" for i in range(2 * EACH)]
+                rows["label"] += labels.tolist()
+                rows["predicted"] += np.where(right, labels, 1 - labels).tolist()
+    artifacts = root / f"run-{run}"
+    images = np.random.default_rng(run).integers(0, 255, (4, 8, 8, 1), dtype=np.uint8)
+    store = make_samples(images, np.array([0, 0, 1, 1]), "train", "real")
+    write_store(artifacts / "prepare" / "dataset", store, names, 8, "L")
+    (artifacts / "evaluate").mkdir()
+    pq.write_table(pa.table(rows), artifacts / "evaluate" / "predictions.parquet")
+    verdict = {
+        "arms": [{"name": name, "role": role} for name, role in ROLES.items()],
+        "per_class": [{"training_images": 9}, {"training_images": 3}],
+        "n": {"synthetic": 5},
+    }
+    return artifacts, verdict
+
+
+def pooled(root: Path, mixed: float, runs: int = 4) -> dict:
+    read = [read_run(*finished(root, {"real": 0.6, "mixed": mixed}, run)) for run in range(runs)]
+    return pooled_verdict(read, 500, 0.95, seed=0)
+
+
+def test_a_clear_gain_over_several_runs_is_used(tmp_path: Path) -> None:
+    verdict = pooled(tmp_path, 0.95)
+    assert verdict["decision"] == "use"
+    assert verdict["gain_points"] == pytest.approx(35, abs=5)
+    low, high = verdict["interval_points"]
+    assert 20 < low < verdict["gain_points"] < high < 50
+    each = [one["gain_points"] for one in verdict["runs"]]
+    assert np.mean(each) == pytest.approx(verdict["gain_points"])
+    assert verdict["n"]["splits"] == 4
+    json.dumps(verdict)
+
+
+def test_no_gain_is_not_used(tmp_path: Path) -> None:
+    assert pooled(tmp_path, 0.6)["decision"] == "do_not_use"
+
+
+def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
+    accuracy = {"real": 0.6, "mixed": 0.6}
+    one = read_run(*finished(tmp_path, accuracy, 0))
+    other = read_run(*finished(tmp_path, accuracy, 1, ("a", "c")))
+    with pytest.raises(InputError, match="two runs at least"):
+        pooled_verdict([one], 500, 0.95, 0)
+    with pytest.raises(InputError, match="has other classes than"):
+        pooled_verdict([one, other], 500, 0.95, 0)
+
+
+def test_a_missing_or_foreign_table_is_named(tmp_path: Path) -> None:
+    artifacts, verdict = finished(tmp_path, {"real": 0.6, "mixed": 0.6}, 0)
+    path = artifacts / "evaluate" / "predictions.parquet"
+    path.write_bytes(b"no table")
+    with pytest.raises(InputError, match=r"predictions\.parquet: not readable"):
+        read_run(artifacts, verdict)
+    path.unlink()
+    with pytest.raises(InputError, match="run `replenish evaluate` in that folder first"):
+        read_run(artifacts, verdict)
