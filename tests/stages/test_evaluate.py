@@ -431,7 +431,7 @@ def control(tmp_path: Path, tracker, shuffle: bool, training: tuple[int, int, in
         arms=("real", "real_balanced", "mixed"),
         mixed_shares=(0.5,),
         steps=60,
-        seeds=3,
+        seeds=4,
         batch_images=32,
         base_channels=8,
         bootstrap_resamples=1000,
