@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.data.images import ImageMode
 from pipeline.data.store import UNLABELLED, Samples
 from pipeline.data.store_writer import write_store
 from pipeline.downstream.command_output import FILES, CommandPredictions, read_predictions
+from pipeline.downstream.weights import sampling_weights
 from pipeline.errors import InputError, StageError
 from pipeline.folders import write_json
 
@@ -108,25 +108,6 @@ def write_task_data(
         image_mode=image_mode,
         share=share,
     )
-
-
-def sampling_weights(
-    labels: npt.NDArray[np.int64], synthetic: npt.NDArray[np.bool_], share: float
-) -> npt.NDArray[np.float64]:
-    """Return (N,) weights, mean 1, by which drawing rows does what Replenish's own arms do.
-
-    Every class weighs the same, and within a class its synthetic rows together `share` of it; a
-    class that has only one kind is all of that kind.
-    """
-    weights = np.zeros(len(labels))
-    for label in np.unique(labels):
-        kinds = [(labels == label) & ~synthetic, (labels == label) & synthetic]
-        parts = [1.0 - share, share] if all(kind.any() for kind in kinds) else [1.0, 1.0]
-        for kind, part in zip(kinds, parts, strict=True):
-            if kind.any():
-                weights[kind] = part / kind.sum()
-    weights *= len(weights) / weights.sum()
-    return weights
 
 
 def run_command(

@@ -37,9 +37,9 @@ from pipeline.seeds import seeded_initialisers
 
 _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
-_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 # Arguments of `timm.create_model` by which a stranger's config could open other files or undo ours.
-_RESERVED = ("pretrained", "checkpoint", "cache_dir", "num_classes", "features_only", "scriptable")
+RESERVED = ("pretrained", "checkpoint", "cache_dir", "num_classes", "features_only", "scriptable")
 _LARGEST_PX = 2048
 
 
@@ -89,11 +89,11 @@ def timm_encoder(
     Raises:
         InputError: timm is not installed, the model is unknown, or the files cannot be used.
     """
-    timm = _import_timm()
-    source = _read(path, model, hub_id)
-    network = _build(timm, source, image_size_px)
+    timm = import_timm()
+    source = read_source(path, model, hub_id)
+    network = build_backbone(timm, source, image_size_px)
     defaults = timm.data.resolve_model_data_config(network)
-    preprocessing = _preprocessing(source, defaults, image_size_px)
+    preprocessing = find_preprocessing(source, defaults, image_size_px)
     network.to(device).eval()
     forward = _forward(network, preprocessing, device)
     width = _width(source, forward, preprocessing, device)
@@ -110,7 +110,12 @@ def timm_encoder(
     return Encoder(f"timm {source.architecture}", digest_json(["timm", *identity]), width, embed)
 
 
-def _import_timm() -> Any:
+def import_timm() -> Any:
+    """Return the module timm.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import timm
     except ImportError:
@@ -118,7 +123,12 @@ def _import_timm() -> Any:
     return timm
 
 
-def _read(path: Path | None, model: str | None, hub_id: str | None) -> _Source:
+def read_source(path: Path | None, model: str | None, hub_id: str | None) -> _Source:
+    """Return the weights and settings in a folder, a safetensors file or a hub repository.
+
+    Raises:
+        InputError: both or none of path and hub id are given, or the files cannot be used.
+    """
     if path is not None and hub_id is None:
         return _from_folder(path, model) if path.is_dir() else _from_file(path, model)
     if hub_id is not None and path is None:
@@ -161,7 +171,7 @@ def _from_file(path: Path, model: str | None) -> _Source:
 
 
 def _from_hub(hub_id: str) -> _Source:
-    found = _HUB_ID.fullmatch(hub_id)
+    found = HUB_ID.fullmatch(hub_id)
     if found is None or ".." in hub_id:
         raise InputError(f"{hub_id!r}: not a hub id; write owner/name or owner/name@revision")
     from huggingface_hub import hf_hub_download  # slow, and seldom needed
@@ -187,7 +197,7 @@ def _from_files(shown: str, config_file: Path, weights_file: Path) -> _Source:
         isinstance(one, dict) for one in (settings, arguments)
     ):
         raise InputError(f"{shown}: {_CONFIG} names no timm architecture; fetch the file again")
-    reserved = [name for name in arguments if name.startswith(_RESERVED)]
+    reserved = [name for name in arguments if name.startswith(RESERVED)]
     if reserved:
         raise InputError(
             f"{shown}: {_CONFIG} sets {shortened(reserved[0])} in model_args, which must not be "
@@ -196,7 +206,7 @@ def _from_files(shown: str, config_file: Path, weights_file: Path) -> _Source:
     return _Source(shown, architecture, read_tensors(weights_file), arguments, settings)
 
 
-def _build(timm: Any, source: _Source, image_size_px: int | None) -> nn.Module:
+def build_backbone(timm: Any, source: _Source, image_size_px: int | None) -> nn.Module:
     """Return the network with its weights; those of the classifier are dropped."""
     # With its tag, such as ".lvd142m", which tells the mean and the deviation.
     full, name = source.architecture, source.architecture.partition(".")[0]
@@ -242,9 +252,16 @@ def _fitted(network: nn.Module, source: _Source) -> Tensors:
     }
 
 
-def _preprocessing(
+def find_preprocessing(
     source: _Source, defaults: dict[str, Any], image_size_px: int | None
 ) -> _Preprocessing:
+    """Return what the network wants done to its images: their size, the mean and the deviation.
+
+    Args:
+        source: of the weights; its settings go before timm's.
+        defaults: timm's settings of the network.
+        image_size_px: side of the images, in place of the network's own.
+    """
     settings = {**defaults, **{k: v for k, v in source.settings.items() if v is not None}}
     if image_size_px is not None:
         settings["input_size"] = (3, image_size_px, image_size_px)

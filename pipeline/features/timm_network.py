@@ -120,7 +120,7 @@ def build_timm(
         return _from_weights(model, pretrained, classes, frozen)
     if model is None:
         raise InputError("timm: no model is named; give timm's name, such as resnet18")
-    timm = timm_encoder._import_timm()
+    timm = timm_encoder.import_timm()
     fixed, own_px = _default_size(timm, model)
     tried = []
     for side in dict.fromkeys((max(image_size_px, _LEAST_PX), own_px)):
@@ -159,32 +159,32 @@ def rebuild_timm(
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{shown}: damaged ({error!r}); save the network again") from None
-    reserved = [name for name in known.arguments if name.startswith(timm_encoder._RESERVED)]
+    reserved = [name for name in known.arguments if name.startswith(timm_encoder.RESERVED)]
     if reserved or not 1 <= known.side_px <= _LARGEST_PX or min(known.std) <= 0:
         raise InputError(
             f"{shown}: sets {shortened(reserved[0]) if reserved else 'an impossible size or std'}, "
             "which no saved network does; save the network again"
         )
-    network = _create(timm_encoder._import_timm(), known.architecture, known.arguments, 0)
+    network = _create(timm_encoder.import_timm(), known.architecture, known.arguments, 0)
     return TimmClassifier(known, network, width, classes, frozen)
 
 
 def _from_weights(model: str | None, pretrained: str, classes: int, frozen: bool) -> TimmClassifier:
-    timm, path = timm_encoder._import_timm(), Path(pretrained)
+    timm, path = timm_encoder.import_timm(), Path(pretrained)
     # Names on the hub look like relative paths: what exists here, or ends as a file does, is one.
     on_hub = (
-        timm_encoder._HUB_ID.fullmatch(pretrained) is not None
+        timm_encoder.HUB_ID.fullmatch(pretrained) is not None
         and path.suffix != ".safetensors"
         and not path.exists()
     )
     source = (
-        timm_encoder._read(None, model, pretrained)
+        timm_encoder.read_source(None, model, pretrained)
         if on_hub
-        else timm_encoder._read(path, model, None)
+        else timm_encoder.read_source(path, model, None)
     )
-    network = timm_encoder._build(timm, source, None)
+    network = timm_encoder.build_backbone(timm, source, None)
     defaults = timm.data.resolve_model_data_config(network)
-    found = timm_encoder._preprocessing(source, defaults, None)
+    found = timm_encoder.find_preprocessing(source, defaults, None)
     side = found.height_px
     body = Body(source.architecture, source.arguments, side, found.mean, found.std)
     return TimmClassifier(body, network, _width(body, network), classes, frozen)

@@ -22,6 +22,7 @@ from pipeline.data.store import (
     rows_digest,
 )
 from pipeline.data.store_writer import write_store
+from pipeline.downstream.weights import sampling_weights
 from pipeline.errors import StageError
 from pipeline.folders import write_bytes
 from pipeline.params import AssembleParams
@@ -89,7 +90,7 @@ def run(params: AssembleParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
     splits = np.asarray(real.splits, dtype=object)
     real = real.take(splits != "pool")
     rows = with_lineage(real, synthetic) if use else replace(real, extra={})
-    rows.extra[WEIGHT] = sampling_weights(rows, share or 0.0).tolist()
+    rows.extra[WEIGHT] = row_weights(rows, share or 0.0).tolist()
     shutil.rmtree(out / DATASET, ignore_errors=True)  # what an interrupted run left
     store = write_store(
         out / DATASET,
@@ -136,7 +137,7 @@ def with_lineage(real: Samples, synthetic: Samples) -> Samples:
     return concatenate([replace(real, extra=empty), synthetic])
 
 
-def sampling_weights(rows: Samples, share: float) -> npt.NDArray[np.float64]:
+def row_weights(rows: Samples, share: float) -> npt.NDArray[np.float64]:
     """Return (N,) chances of being drawn, which add up to 1 over the train rows.
 
     They repeat what the arm `mixed` does: a class is drawn with equal chance; within it, its
@@ -152,18 +153,11 @@ def sampling_weights(rows: Samples, share: float) -> npt.NDArray[np.float64]:
     """
     train = np.asarray([split == "train" for split in rows.splits], dtype=bool)
     synthetic = np.asarray([origin == "synthetic" for origin in rows.origins], dtype=bool)
-    classes = np.unique(rows.labels[train])
-    if not len(classes):
+    if not train.any():
         raise StageError("assemble: the dataset has no training row; run `replenish prepare`")
     weights = np.zeros(len(rows), dtype=np.float64)
-    for label in classes:
-        members = train & (rows.labels == label)
-        kinds = [(members & ~synthetic, 1.0 - share), (members & synthetic, share)]
-        held = [(kind, part) for kind, part in kinds if kind.any()]
-        for kind, part in held:
-            chance = part if len(held) == len(kinds) else 1.0
-            weights[kind] = chance / (len(classes) * np.count_nonzero(kind))
-    return weights
+    weights[train] = sampling_weights(rows.labels[train], synthetic[train], share)
+    return np.asarray(weights / weights.sum())
 
 
 def _read_whole(folder: Path) -> tuple[StoreInfo, Samples]:

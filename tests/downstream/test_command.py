@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits
 from pipeline.data.images import Images
 from pipeline.data.store import Samples, concatenate, make_samples, read_samples
 from pipeline.downstream import command, command_output
-from pipeline.downstream.command import TaskData, run_command, sampling_weights, write_task_data
+from pipeline.downstream.command import TaskData, run_command, write_task_data
+from pipeline.downstream.weights import sampling_weights
 from pipeline.errors import InputError, StageError
 
 CLASSES = ("cat", "dog", "eel")

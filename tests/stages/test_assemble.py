@@ -14,7 +14,7 @@ from pipeline.data.store_writer import write_store
 from pipeline.errors import StageError
 from pipeline.folders import read_manifest, write_json
 from pipeline.params import AssembleParams, Params
-from pipeline.stages.assemble import run, sampling_weights, with_lineage
+from pipeline.stages.assemble import row_weights, run, with_lineage
 from pipeline.tracking.tracker import NullTracker
 
 NEEDED = ("prepare", "pretrain", "train", "synthesize", "evaluate")
@@ -37,17 +37,17 @@ def test_weights_of_a_small_example_by_hand() -> None:
     # Class 0: 2 real. Class 1: 1 real, 2 synthetic. Share 0.75.
     rows = with_lineage(rows_of([0, 0, 1], "real"), rows_of([1, 1], "synthetic"))
     expected = [0.25, 0.25, 0.5 * 0.25, 0.5 * 0.75 / 2, 0.5 * 0.75 / 2]
-    assert sampling_weights(rows, 0.75).tolist() == pytest.approx(expected)
+    assert row_weights(rows, 0.75).tolist() == pytest.approx(expected)
 
 
 def test_a_class_with_synthetic_rows_alone_gets_its_whole_chance() -> None:
     rows = with_lineage(rows_of([0], "real"), rows_of([1, 1], "synthetic"))
-    assert sampling_weights(rows, 0.25).tolist() == pytest.approx([0.5, 0.25, 0.25])
+    assert row_weights(rows, 0.25).tolist() == pytest.approx([0.5, 0.25, 0.25])
 
 
 def test_without_training_rows_there_are_no_weights() -> None:
     with pytest.raises(StageError, match="no training row"):
-        sampling_weights(rows_of([0], "real", "test"), 0.5)
+        row_weights(rows_of([0], "real", "test"), 0.5)
 
 
 def test_use_adds_every_accepted_row_with_its_lineage(tmp_path: Path) -> None:
