@@ -5,7 +5,7 @@ seed and arm, draw a batch, augment it image by image with albumentations, take 
 the test rows at the end, with as many threads as torch takes by itself. Both sides train the same
 arms at the same settings, on thinned digits (8 px) and, with `--fashion DIR` (IDX files), on
 thinned Fashion-MNIST (28 px). They take turns, and the ratio is the median over the turns.
-`--quick` trains fewer arms, in two minutes.
+`--quick` takes 100 steps each, in two minutes.
 """
 
 import json
@@ -28,9 +28,10 @@ from pipeline.data.images import to_model
 from pipeline.data.store import make_samples, read_samples
 from pipeline.data.store_writer import write_store
 from pipeline.device import usable_cores
-from pipeline.downstream.arms import Arm, draw_rows, plan_arms
+from pipeline.downstream.arms import draw_rows, plan_arms
 from pipeline.downstream.bench import Bench
-from pipeline.downstream.fitting import Pair, classifier_steps
+from pipeline.downstream.fitting import Pair, classifier_steps, loss_of
+from pipeline.downstream.mixing import mix_rows
 from pipeline.downstream.scores import score
 from pipeline.downstream.training import Sources, Trainers
 from pipeline.features.classifier import (
@@ -40,22 +41,13 @@ from pipeline.features.classifier import (
     fit_classifier,
     predict,
 )
-from pipeline.params import ArmName, EvaluateParams, PrepareParams
+from pipeline.params import DEFAULT_ARMS, EvaluateParams, PrepareParams
 from pipeline.seeds import derive_seed, numpy_generator
 from pipeline.stages.prepare import run as prepare
 from pipeline.tracking.tracker import NullTracker
 
-# Those of the default arms that need no further rows and no loss of their own.
-ARMS: tuple[ArmName, ...] = (
-    "real",
-    "real_balanced",
-    "real_augmented",
-    "real_augmented_strong",
-    "mixed",
-    "mixed_strong",
-    "pretrained",
-    "synthetic_only",
-)
+# The default arms, but for those that add other rows than synthetic ones.
+ARMS = tuple(name for name in DEFAULT_ARMS if name not in ("smote", "pseudo_labels", "retrieval"))
 
 
 def main(
@@ -72,7 +64,7 @@ def main(
             {"source": "idx", "path": str(fashion), "imbalance": {"max": 100, "min": 10}}
         )
     found = {
-        name: _compare(name, settings, 1 if quick else turns, 2 if quick else seeds)
+        name: _compare(name, settings, *((1, 2, 100) if quick else (turns, seeds, None)))
         for name, settings in sets.items()
     }
     result = {"cores": usable_cores(), **found["digits"], "sets": found}
@@ -81,13 +73,15 @@ def main(
         json_file.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
-def _compare(name: str, settings: PrepareParams, turns: int, seeds: int) -> dict[str, float]:
+def _compare(
+    name: str, settings: PrepareParams, turns: int, seeds: int, steps: int | None
+) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         prepare(settings, {}, root / "prepare", NullTracker())
         dataset, accepted = root / "prepare" / "dataset", root / "accepted"
         _plant(dataset, accepted)
-        params = EvaluateParams(arms=ARMS)
+        params = EvaluateParams(arms=ARMS, steps=steps)
         arms = [one.arm for one in plan_arms(ARMS, (0.5,), params.learning_rates)]
         pairs = [(arm, seed) for seed in range(seeds) for arm in arms]
         bench = Sources(dataset, accepted, root / "runs").bench(0)
@@ -147,24 +141,23 @@ def _plain(bench: Bench, params: EvaluateParams, pair: Pair) -> np.ndarray:
     augment = build_augmentation(arm.augmentation, params.horizontal_flip)
 
     def next_batch(step: int) -> Batch:
-        rows = _rows(arm, bench, params, seed, step, steps)
+        random = numpy_generator(params.seed, "evaluate", "rows", seed, step)
+        draw = draw_rows(arm.at_step(step, steps), bench.pools, params.batch_images, random)
+        rows = draw.rows()
         images = augment(bench.images[rows], derive_seed(0, seed, step))
-        return Batch(to_model(images), torch.from_numpy(bench.labels[rows]))
+        weights = None
+        if arm.added_weight != 1.0:
+            weights = torch.from_numpy(np.where(draw.use_added, arm.added_weight, 1.0)).float()
+        batch = Batch(to_model(images), torch.from_numpy(bench.labels[rows]), weights=weights)
+        return batch if arm.mix == "none" else mix_rows(batch, arm.mix, arm.strength, random)
 
     settings = FitSettings(steps, arm.learning_rate, params.weight_decay, weights)
-    fit_classifier(model, next_batch, settings)
+    loss = loss_of(arm, [len(rows) for rows in bench.pools.real])
+    fit_classifier(model, next_batch, settings, loss=loss)
     predict(model, bench.validation)
     for corrupted in bench.corrupted if bench.corrupted is not None else ():
         predict(model, corrupted)
     return predict(model, bench.test).argmax(axis=1)
-
-
-def _rows(
-    arm: Arm, bench: Bench, params: EvaluateParams, seed: int, step: int, steps: int
-) -> np.ndarray:
-    random = numpy_generator(params.seed, "evaluate", "rows", seed, step)
-    draw = draw_rows(arm.at_step(step, steps), bench.pools, params.batch_images, random)
-    return draw.rows()
 
 
 def _accuracies(predicted: Sequence[np.ndarray], labels: np.ndarray, classes: int) -> list[float]:

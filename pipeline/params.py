@@ -530,7 +530,7 @@ class EvaluateParams(Section):
         description="shares of synthetic draws that the search tries; the first one is the start",
     )
     learning_rates: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
-        (3.0e-3, 1.5e-3, 6.0e-3),
+        (3.0e-3, 1.5e-3),
         min_length=1,
         max_length=20,
         strict=False,  # as above

@@ -136,7 +136,7 @@ def fit_pair(
 
     settings = FitSettings(steps, arm.learning_rate, params.weight_decay, weights)
     counts = [len(rows) for rows in pools.real]
-    fit_classifier(model, next_batch, settings, on_step, _loss(arm, counts))
+    fit_classifier(model, next_batch, settings, on_step, loss_of(arm, counts))
     return model
 
 
@@ -145,7 +145,8 @@ def make_views(bench: Bench, params: EvaluateParams, repetition: int, keep: bool
     return Views(bench.images, params.seed, repetition, params.horizontal_flip, keep)
 
 
-def _loss(arm: Arm, counts: Sequence[int]) -> Loss | None:
+def loss_of(arm: Arm, counts: Sequence[int]) -> Loss | None:
+    """Return an arm's loss of one row, given the real rows of each class; None is cross entropy."""
     match arm.loss:
         case "class_weighted":
             return class_weighted(counts)

@@ -44,6 +44,7 @@ from pipeline.features.networks import DESCRIPTION, WEIGHTS, save_network
 from pipeline.folders import write_bytes
 from pipeline.params import EvaluateParams
 
+_POLL_SECONDS = 0.5  # between looks at which pairs are finished
 KEPT_SEED = 0  # whose classifiers are kept, not their predictions alone
 
 
@@ -169,15 +170,26 @@ class Trainers:
                 initializer=_start_worker,
                 initargs=(self._sources, self._params, self._stop),
             )
-        pool = self._pool
+        pool, runs = self._pool, self._sources.runs
+        left = {run_path(runs, pair): pair for pair in pairs}
+        for path in left:
+            path.unlink(missing_ok=True)  # damaged ones, which must not pass for new ones
         try:
-            pending: dict[Future[None], Pair] = {
-                pool.submit(_work, pair): pair for pair in pairs if pool is not None
+            pending: set[Future[None]] = {
+                pool.submit(_work, part)
+                for part in _parts(pairs, self._workers)
+                if pool is not None
             }
-            while pending:
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            while left:
+                ended = wait(pending, _POLL_SECONDS, FIRST_COMPLETED)
+                pending = ended.not_done
+                for path in [path for path in left if path.exists()]:
+                    yield left.pop(path)
+                for future in ended.done:
                     future.result()
-                    yield pending.pop(future)
+                if not pending:  # what is not there now will not come; the caller says so
+                    yield from left.values()
+                    break
         except BrokenProcessPool:
             raise StageError(
                 "evaluate: a worker process died, most likely for want of memory "
@@ -214,7 +226,20 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _work(pair: Pair) -> None:
+def _parts(pairs: Sequence[Pair], workers: int) -> list[list[Pair]]:
+    """Return what each task does: pairs of one seed, since they share their augmented rows."""
+    by_seed: dict[int, list[Pair]] = {}
+    for pair in pairs:
+        by_seed.setdefault(pair[1], []).append(pair)
+    pieces = -(-workers // max(1, len(by_seed)))
+    parts = []
+    for some in by_seed.values():
+        size = -(-len(some) // pieces)
+        parts += [some[start : start + size] for start in range(0, len(some), size)]
+    return parts
+
+
+def _work(pairs: Sequence[Pair]) -> None:
     worker = _WORKER
     if worker is None:
         raise StageError("evaluate: the worker was not started; run the same command again")
@@ -223,9 +248,10 @@ def _work(pair: Pair) -> None:
         if worker.stop.is_set():
             raise _Stopped
 
-    worker.views = _views_for(pair, worker.views, worker.bench, worker.params)
     cpu = torch.device("cpu")
-    _do(worker.bench, worker.params, pair, cpu, check, worker.views, worker.sources)
+    for pair in pairs:
+        worker.views = _views_for(pair, worker.views, worker.bench, worker.params)
+        _do(worker.bench, worker.params, pair, cpu, check, worker.views, worker.sources)
 
 
 def _views_for(pair: Pair, views: Views | None, bench: Bench, params: EvaluateParams) -> Views:

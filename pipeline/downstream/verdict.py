@@ -345,7 +345,9 @@ def _reasons(
     if available and interval.low <= 0 <= interval.high:
         reasons.append("The interval of the gain holds zero: it may well be chance.")
     if available and interval.high < 0:
-        reasons.append("The whole interval of the gain lies below zero: they do harm.")
+        reasons.append(
+            "The whole interval of the gain lies below zero: the best baseline is better."
+        )
     if lost:
         reasons.append(f"{_names(lost)}: surely worse, by more than {margin:g} points of recall.")
     if seeds < _ENOUGH_SEEDS:
