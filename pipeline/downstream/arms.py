@@ -26,6 +26,12 @@ Rows = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _KEY_CHARACTERS = 8
+_TWINS: dict[Policy, str] = {
+    "none": "real_balanced",
+    "light": "real_augmented",
+    "strong": "real_augmented_strong",
+}
+BY_USER = "_mixed"  # ends the name of a user's script that sees synthetic rows
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,14 @@ class Arm:
     def key(self) -> str:
         """Return a file name that tells this arm from others, and from itself otherwise set."""
         return f"{self.name}-{digest_json(asdict(self))[:_KEY_CHARACTERS]}"
+
+    def twin(self) -> str | None:
+        """Return the name of the baseline that trains as this arm does, without synthetic rows."""
+        if self.role != "synthetic":
+            return None
+        if self.by_user:
+            return self.name.removesuffix(BY_USER)
+        return _TWINS[self.augmentation]
 
     def at_step(self, step: int, steps: int) -> "Arm":
         """Return the arm that draws the rows of a step, in [0, steps)."""

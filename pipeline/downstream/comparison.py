@@ -79,6 +79,8 @@ class Look:
         baseline: the best arm without synthetic rows.
         synthetic: the best arm with them.
         gains: arm name -> its gain over `baseline` on the test rows.
+        own: gain of `synthetic` over its twin, the same training without synthetic rows; None where
+            the twin takes no part.
         decided: does the interval leave nothing open?
     """
 
@@ -87,6 +89,7 @@ class Look:
     baseline: Arm
     synthetic: Arm
     gains: Mapping[str, ArmGain]
+    own: ArmGain | None
     decided: bool
 
     def gain(self) -> ArmGain:
@@ -276,18 +279,26 @@ def _look(
     baseline = best_arm(now, "baseline", held_out)
     synthetic = best_arm(now, "synthetic", held_out)
     names = list(dict.fromkeys(arm.name for arm, _ in now))
-    gains = paired_gains(
-        [outcomes(now, seeds, held_out.test)],
-        baseline.name,
-        [name for name in names if name != baseline.name],
-        held_out.classes,
-        held_out.tail,
-        params.bootstrap_resamples,
-        level,
-        numpy_generator(params.seed, "evaluate", "bootstrap", seeds),
-    )
+
+    def over(base: str, others: Sequence[str]) -> dict[str, ArmGain]:
+        return paired_gains(
+            [outcomes(now, seeds, held_out.test)],
+            base,
+            others,
+            held_out.classes,
+            held_out.tail,
+            params.bootstrap_resamples,
+            level,
+            numpy_generator(params.seed, "evaluate", "bootstrap", seeds),
+        )
+
+    gains = over(baseline.name, [name for name in names if name != baseline.name])
+    twin = synthetic.twin()
+    own = None
+    if twin in names:
+        own = over(twin, [synthetic.name])[synthetic.name]
     closed = decided(gains[synthetic.name].balanced_accuracy)
-    return Look(seeds, level, baseline, synthetic, gains, closed)
+    return Look(seeds, level, baseline, synthetic, gains, own, closed)
 
 
 def _worth(

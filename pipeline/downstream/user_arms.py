@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.store import Samples, StoreInfo, concatenate
-from pipeline.downstream.arms import Arm
+from pipeline.downstream.arms import BY_USER, Arm
 from pipeline.downstream.bench import Bench
 from pipeline.downstream.command import TaskData, run_command, write_task_data
 from pipeline.downstream.fitting import Pair, Predictions, Probabilities
@@ -109,6 +109,6 @@ class UserArms:
 
 def _arms(name: str, params: EvaluateParams) -> tuple[Arm, Arm]:
     mixed = Arm(
-        f"{name}_mixed", "synthetic", params.mixed_shares[0], added="synthetic", by_user=True
+        f"{name}{BY_USER}", "synthetic", params.mixed_shares[0], added="synthetic", by_user=True
     )
     return Arm(name, "baseline", by_user=True), mixed

@@ -1,7 +1,9 @@
 """The verdict: do the synthetic images help, and by how much?
 
-The answer is `use` where the whole interval of the gain lies above zero, `use_with_care` where a
-class that is not thin surely loses by it, and `do_not_use` otherwise.
+The answer is `use` where the whole interval of the gain lies above zero, against the best baseline
+and against the arm's twin, the same training without synthetic images: validation rows are few, and
+may choose a baseline that lacks the augmentation which the synthetic arm has. It is `use_with_care`
+where there is doubt, such as a class that is not thin and surely loses, and `do_not_use` otherwise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,7 @@ import numpy.typing as npt
 from pipeline.downstream.arms import Arm
 from pipeline.downstream.bench import corrupted_rows
 from pipeline.downstream.compare import ArmGain, Interval
-from pipeline.downstream.comparison import Comparison, HeldOut
+from pipeline.downstream.comparison import Comparison, HeldOut, Look
 from pipeline.downstream.corruptions import CORRUPTIONS
 from pipeline.downstream.scores import (
     Scores,
@@ -112,7 +114,9 @@ def regressed(gain: ArmGain, tail: Sequence[int], margin_points: float) -> tuple
     )
 
 
-def decide(gain: Interval, available: bool, test_images: Sequence[int], doubts: int) -> Decision:
+def decide(
+    gains: Sequence[Interval], available: bool, test_images: Sequence[int], doubts: int
+) -> Decision:
     """Return `use` where the interval of the gain lies above zero, else `do_not_use`.
 
     A class with fewer than `MINIMUM_TEST_IMAGES` distinct test images makes it `do_not_use`: a
@@ -120,15 +124,17 @@ def decide(gain: Interval, available: bool, test_images: Sequence[int], doubts: 
     without any effect, ten classes of one image said `use` in 35 % of all cases, of three in 5 %.
 
     Args:
-        gain: of the best arm with synthetic rows over the best without.
+        gains: of the best arm with synthetic rows over the best without, and over its twin. Each
+            has to be shown, so that none needs a stricter level (Berger 1982, intersection-union).
         available: is there a synthetic row at all?
         test_images: of each class.
-        doubts: classes beyond the tail that surely lose, and too few seeds; any makes `use` a
-            `use_with_care`.
+        doubts: classes beyond the tail that surely lose, too few seeds, no twin; any makes `use`
+            a `use_with_care`.
     """
     enough = min(test_images) >= MINIMUM_TEST_IMAGES
     # Rounded: a mean of many terms may miss zero by the last bit.
-    if not (available and enough and round(gain.low, 12) > 0.0):
+    shown = all(round(gain.low, 12) > 0.0 for gain in gains)
+    if not (available and enough and shown):
         return "do_not_use"
     return "use_with_care" if doubts else "use"
 
@@ -142,6 +148,7 @@ def make_sentence(
     available: bool,
     thin: Sequence[str] = (),
     losers: Sequence[str] = (),
+    twin: str | None = None,
 ) -> str:
     """Return the verdict in plain words.
 
@@ -154,6 +161,7 @@ def make_sentence(
         available: is there a synthetic row at all?
         thin: names of classes with too few test images.
         losers: names of classes beyond the tail that surely lose.
+        twin: the same training without synthetic images.
     """
     if not available:
         return (
@@ -178,6 +186,11 @@ def make_sentence(
             "Do not use the synthetic images: there are too few test images to tell, fewer than "
             f"{MINIMUM_TEST_IMAGES} of class {_names(thin)}; add images or raise "
             f"prepare.test_fraction. {changed[0].upper()}{changed[1:]}"
+        )
+    if gain.low > 0 and twin is not None:
+        return (
+            f"Do not use the synthetic images: {changed} Against {twin}, the same training without "
+            "them, no gain is shown."
         )
     return f"Do not use the synthetic images: {changed}"
 
@@ -211,8 +224,9 @@ def make_verdict(
     available = sum(counts["synthetic"]) > 0
     tail = held_out.tail
     losers = regressed(gain, tail, margin_points)
-    few = look.seeds < _ENOUGH_SEEDS
-    decision = decide(gain.balanced_accuracy, available, counts["test"], len(losers) + few)
+    doubts = len(losers) + (look.seeds < _ENOUGH_SEEDS) + (look.own is None)
+    shown = [gain.balanced_accuracy, *([look.own.balanced_accuracy] if look.own else [])]
+    decision = decide(shown, available, counts["test"], doubts)
     thin = [
         name
         for name, images in zip(class_names, counts["test"], strict=True)
@@ -226,9 +240,16 @@ def make_verdict(
     return {
         "decision": decision,
         "sentence": make_sentence(
-            decision, *names, gain.balanced_accuracy, look.level, available, thin, lost
+            decision,
+            *names,
+            gain.balanced_accuracy,
+            look.level,
+            available,
+            thin,
+            lost,
+            look.synthetic.twin(),
         ),
-        "reasons": _reasons(gain, available, thin, lost, margin_points, look.seeds),
+        "reasons": _reasons(look, available, thin, lost, margin_points),
         "best_baseline": names[0],
         "best_synthetic": names[1],
         "winning_share": look.synthetic.share or 0.0,
@@ -236,6 +257,11 @@ def make_verdict(
         "interval_points": [overall.low, overall.high],
         "confidence": confidence,
         "level": look.level,
+        "twin": look.synthetic.twin() if look.own else None,
+        "own_gain_points": None if look.own is None else in_points(shown[-1]).value,
+        "own_interval_points": (
+            None if look.own is None else [in_points(shown[-1]).low, in_points(shown[-1]).high]
+        ),
         "tail_gain_points": in_points(gain.tail).value,
         "tail_interval_points": [in_points(gain.tail).low, in_points(gain.tail).high],
         "tail_classes": [class_names[k] for k in tail],
@@ -329,19 +355,14 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _reasons(
-    gain: ArmGain,
-    available: bool,
-    thin: Sequence[str],
-    lost: Sequence[str],
-    margin: float,
-    seeds: int,
+    look: Look, available: bool, thin: Sequence[str], lost: Sequence[str], margin: float
 ) -> list[str]:
     reasons = []
     if not available:
         reasons.append("No synthetic image was accepted.")
     if thin:
         reasons.append(f"Too few test images of {_names(thin)} (fewer than {MINIMUM_TEST_IMAGES}).")
-    interval = gain.balanced_accuracy
+    interval = look.gain().balanced_accuracy
     if available and interval.low <= 0 <= interval.high:
         reasons.append("The interval of the gain holds zero: it may well be chance.")
     if available and interval.high < 0:
@@ -350,9 +371,22 @@ def _reasons(
         )
     if lost:
         reasons.append(f"{_names(lost)}: surely worse, by more than {margin:g} points of recall.")
-    if seeds < _ENOUGH_SEEDS:
+    twin = look.synthetic.twin()
+    if available and look.own is None:
         reasons.append(
-            f"With {seeds} seeds the interval is not to be trusted; take {_ENOUGH_SEEDS} or more."
+            f"{look.synthetic.name} was not compared with the same training without synthetic "
+            f"images; add {twin} to evaluate.arms."
+        )
+    elif available and look.own is not None and look.own.balanced_accuracy.low <= 0 < interval.low:
+        own = in_points(look.own.balanced_accuracy)
+        reasons.append(
+            f"Against {twin}, the same training without synthetic images, the gain is "
+            f"{own.value:+z.2f} points ({own.low:+z.2f} to {own.high:+z.2f}): it may be another's."
+        )
+    if look.seeds < _ENOUGH_SEEDS:
+        reasons.append(
+            f"With {look.seeds} seeds the interval is not to be trusted; take "
+            f"{_ENOUGH_SEEDS} or more."
         )
     return reasons
 

@@ -52,14 +52,15 @@ def gain_of(low, value, high, classes=(0.0, 0.1, 0.2, 0.3), spread=0.05) -> ArmG
     return ArmGain(overall, simultaneous, Interval(0.2, 0.1, 0.3), each, wide, 0.01, np.zeros(3))
 
 
-def comparison(results: dict, gain: ArmGain, baseline: Arm = REAL) -> Comparison:
+def comparison(results: dict, gain: ArmGain, own: ArmGain | None = None) -> Comparison:
+    baseline = REAL
     every = {
         pair: found
         for arm, found in results.items()
         for pair in [(arm, seed) for seed in range(SEEDS)]
     }
     gains = {arm.name: gain for arm in results if arm != baseline}
-    look = Look(SEEDS, 0.97, baseline, MIXED, gains, True)
+    look = Look(SEEDS, 0.97, baseline, MIXED, gains, own, True)
     tried = tuple(Tried(arm, 0.5, True) for arm in results)
     power = Power(1.5, 0.8, 0.1, SEEDS, 40)
     return Comparison(tuple(results), tried, every, (look,), power, None)
@@ -87,12 +88,16 @@ def test_a_tie_goes_to_the_earlier_arm() -> None:
     ],
 )
 def test_use_only_where_the_whole_interval_lies_above_zero(low, losers, decision) -> None:
-    assert decide(Interval(0.01, low, 0.02), True, (5, 9), losers) == decision
+    clear = Interval(0.1, 0.05, 0.2)
+    found = Interval(0.01, low, 0.02)
+    assert decide([found], True, (5, 9), losers) == decision
+    assert decide([clear, found], True, (5, 9), losers) == decision
+    assert decide([found, clear], True, (5, 9), losers) == decision
 
 
 def test_nothing_accepted_is_never_used() -> None:
     interval = Interval(0.2, 0.1, 0.3)
-    assert decide(interval, False, (5, 9), 0) == "do_not_use"
+    assert decide([interval], False, (5, 9), 0) == "do_not_use"
     sentence = make_sentence("do_not_use", "real", "mixed", interval, 0.95, available=False)
     assert sentence == (
         "Do not use synthetic images: none was accepted, so there is nothing to add to the best "
@@ -141,12 +146,13 @@ def test_sentences() -> None:
 
 
 def test_too_few_test_images_of_a_class_never_say_use() -> None:
-    assert decide(Interval(0.2, 0.1, 0.3), True, (5, 400), 0) == "use"
-    assert decide(Interval(0.2, 0.1, 0.3), True, (4, 400), 0) == "do_not_use"
+    assert decide([Interval(0.2, 0.1, 0.3)], True, (5, 400), 0) == "use"
+    assert decide([Interval(0.2, 0.1, 0.3)], True, (4, 400), 0) == "do_not_use"
 
 
 def test_the_verdict_holds_what_the_contract_names() -> None:
-    found = comparison({REAL: result(4, 4), MIXED: result(2, 3)}, gain_of(0.05, 0.15, 0.2))
+    gain = gain_of(0.05, 0.15, 0.2)
+    found = comparison({REAL: result(4, 4), MIXED: result(2, 3)}, gain, gain)
     counts = {
         "training": [9, 1, 4, 2],
         "validation": [10] * 4,
@@ -203,6 +209,29 @@ def test_the_verdict_holds_what_the_contract_names() -> None:
     assert real["test_auroc"]["mean"] == pytest.approx((0.6 + 1 - 0.4 / 3) / 2)
     assert real["worst_group_recall"]["mean"] == pytest.approx(0.6)
     assert [row["baseline"] for row in verdict["corruptions"]][:2] == pytest.approx([0.5, 0.4])
+
+
+def verdict_of(own: ArmGain | None) -> dict:
+    found = comparison({REAL: result(4, 4), MIXED: result(2, 3)}, gain_of(0.05, 0.15, 0.2), own)
+    rows = held_out()
+    counts = {name: [10] * 4 for name in ("training", "validation", "test", "synthetic")}
+    return make_verdict(found, score_arms(found, rows), rows, NAMES, counts, 300, 2.0, 0.95, 500)
+
+
+def test_a_gain_that_may_be_augmentations_own_is_not_used() -> None:
+    verdict = verdict_of(gain_of(-0.01, 0.02, 0.05))
+    assert verdict["decision"] == "do_not_use"
+    assert verdict["twin"] == "real_augmented"
+    assert verdict["sentence"].endswith("the same training without them, no gain is shown.")
+    assert verdict["own_interval_points"] == pytest.approx([-1, 5])
+    (reason,) = verdict["reasons"]
+    assert reason.startswith("Against real_augmented, the same training without synthetic images")
+
+
+def test_without_its_twin_an_arm_is_used_with_care() -> None:
+    verdict = verdict_of(None)
+    assert verdict["decision"] == "use_with_care"
+    assert "add real_augmented to evaluate.arms" in verdict["reasons"][0]
 
 
 def test_what_a_script_does_not_say_is_unknown() -> None:
