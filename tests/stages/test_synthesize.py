@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tiny_store import parts, run_pretrain, run_train, stripes, write_prepare
 
 from pipeline.data.store import read_samples
-from pipeline.downstream import training
+from pipeline.downstream import fitting
 from pipeline.errors import InputError
 from pipeline.folders import read_manifest, write_manifest
 from pipeline.params import Execution, SynthesizeParams
@@ -197,7 +197,7 @@ def test_an_edit_of_strength_nought_is_rejected_as_a_repeat(trained, tmp_path, r
 
 
 def test_the_plan_decides_how_many_are_kept(trained, tmp_path, recording_tracker, monkeypatch):
-    monkeypatch.setattr(training, "classifier_steps", lambda wanted, images: 15)
+    monkeypatch.setattr(fitting, "classifier_steps", lambda wanted, images: 15)
     root, _ = trained
     out = tmp_path / "synthesize"
     changes = {"images_per_class": "planned", "pilot_images": 8, "plan_seeds": 2, "max_rounds": 6}
