@@ -208,19 +208,10 @@ def _family(
         case "focal":
             focal = Arm(name, "baseline", None, policy, loss="focal")
             family = Family(focal, rates, "strength", (2.0, 1.0, 3.0))
-        case "mixup":
+        case "mixup" | "cutmix":
+            alphas = (0.2, 0.5, 1.0) if name == "mixup" else (1.0, 0.5, 0.25)
             family = Family(
-                Arm(name, "baseline", None, policy, mix="mixup"),
-                rates,
-                "strength",
-                (0.2, 0.5, 1.0),
-            )
-        case "cutmix":
-            family = Family(
-                Arm(name, "baseline", None, policy, mix="cutmix"),
-                rates,
-                "strength",
-                (1.0, 0.5, 0.25),
+                Arm(name, "baseline", None, policy, mix=name), rates, "strength", alphas
             )
         case "smote" | "pseudo_labels" | "retrieval":
             rival = Arm(name, "baseline", half[0], policy, True, name)
