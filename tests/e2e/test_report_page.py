@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fake_stages import DIGITS, Fake
+from playwright.sync_api import expect
 from report.fake_verdict import write_all, write_controls
 from support import need
 
@@ -154,7 +155,8 @@ def test_filters_narrow_the_gallery_down_and_say_how_many_are_left(browser, writ
         assert tab.shown() == 0
         assert page.get_by_text("No image here fits all of these filters.").is_visible()
         page.get_by_role("button", name="Show all").click()
-        page.wait_for_function("document.querySelectorAll('#all-examples > [hidden]').length === 0")
+        # Not wait_for_function, which evaluates text, and the page's policy forbids that.
+        expect(page.locator("#all-examples > [hidden]")).to_have_count(0)
         assert tab.told() == f"{every} of {every} shown"
         page.get_by_label("Class", exact=True).select_option("8")
         names = page.locator("#all-examples > li:visible b").all_inner_texts()
@@ -208,7 +210,8 @@ def test_the_keyboard_reaches_and_works_the_filters(browser, written: Path) -> N
         assert 0 < tab.shown() < every
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
-        page.wait_for_function("document.querySelectorAll('#all-examples > [hidden]').length === 0")
+        # Not wait_for_function, which evaluates text, and the page's policy forbids that.
+        expect(page.locator("#all-examples > [hidden]")).to_have_count(0)
         assert page.locator("#shown").get_attribute("aria-live") == "polite"
 
 
