@@ -109,7 +109,8 @@ def test_where_the_student_is_refused_the_teacher_stays(root, recording_tracker,
         # The student's classifiers are compared first.
         turn.append(pair)
         guess = truth if len(turn) % 2 == 0 else np.zeros(12, np.int64)
-        return Predictions(guess, np.zeros(0, np.int64))
+        none = np.zeros((12, 0))
+        return Predictions(guess, guess, none, none, np.zeros((0, 0), np.int64))
 
     turn = []
     monkeypatch.setattr(acceptance, "train_pair", train_pair)
