@@ -27,6 +27,7 @@ from pipeline.data.store import make_samples, read_info, read_samples
 from pipeline.data.store_writer import write_store
 from pipeline.device import usable_cores
 from pipeline.params import ArmName, EvaluateParams, Execution, PrepareParams
+from pipeline.processes import begin_worker
 from pipeline.stages.controls import CONTROLS, run_controls
 from pipeline.stages.prepare import run as prepare
 from pipeline.tracking.tracker import NullTracker
@@ -52,7 +53,7 @@ def main(
         }  # fmt: skip
     found = _read(json_file)
     # One repetition a core: each is many small trainings on one thread.
-    with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(usable_cores(), get_context("spawn"), begin_worker) as pool:
         waiting = {
             pool.submit(_repeat, {"seed": repetition, **settings}, seeds): f"{name}-{repetition}"
             for name, settings in sets.items()

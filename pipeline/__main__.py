@@ -16,7 +16,14 @@ import typer
 
 from pipeline import __version__
 from pipeline.errors import InputError, StageError
+from pipeline.export.command import (
+    EXPORT_EXAMPLE,
+    KEYGEN_EXAMPLE,
+    export_command,
+    keygen_command,
+)
 from pipeline.params import SECTIONS, Params, StageName, load_params
+from pipeline.readers.command import CHECK_EXAMPLE, check_command
 
 if TYPE_CHECKING:
     from pipeline.tracking.facts import StageClock
@@ -228,17 +235,27 @@ _add_stage_command(
 )
 
 
+app.command("check", epilog=CHECK_EXAMPLE)(check_command)
+app.command("export", epilog=EXPORT_EXAMPLE)(export_command)
+app.command("keygen", epilog=KEYGEN_EXAMPLE)(keygen_command)
+
+
 @app.command(
-    epilog="Examples: replenish verify artifacts · replenish verify artifacts/assemble/dataset"
+    epilog="Examples: replenish verify artifacts · replenish verify artifacts/assemble/dataset · "
+    "replenish verify my-export --public-key replenish-public.pem"
 )
 def verify(
-    folder: Annotated[Path, typer.Argument(help="Artifacts, stage or sample store folder.")],
+    folder: Annotated[Path, typer.Argument(help="Artifacts, stage, sample store or export.")],
+    public_key: Annotated[
+        Path | None,
+        typer.Option("--public-key", help="Key that signed an export.", metavar="FILE"),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Check digests, lineage, and that no synthetic row stands outside train."""
+    """Check signatures, digests, lineage, and that no synthetic row stands outside train."""
     from pipeline.verification import verify as check
 
-    findings = check(folder)
+    findings = check(folder, public_key)
     for line in findings.checked:
         typer.echo(f"checked  {line}")
     for line in findings.problems:

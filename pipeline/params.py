@@ -114,13 +114,45 @@ class Imbalance(_Frozen):
         return self
 
 
+class Columns(_Frozen):
+    """Which column of a table holds what; those that a table lacks are not used."""
+
+    path: str = Field("path", min_length=1, description="file, relative to the table; or the image")
+    label: str = Field("label", min_length=1, description="name or number of the class")
+    split: str = Field("split", min_length=1, description="train, validation or test; may be blank")
+    group: str = Field("group", min_length=1, description="what must stay on one side of a split")
+    time: str = Field("time", min_length=1, description="ISO 8601 or a number, for split_by = time")
+    mask: str = Field("mask", min_length=1, description="file of a mask; what is not black counts")
+    text: str = Field("text", min_length=1, description="caption")
+
+
 class PrepareParams(Section):
     """Read the images, check them, split them, write the sample store."""
 
-    source: Literal["digits", "folder", "idx"] = Field(
-        "digits", description="digits (embedded), folder (class/*.png), idx (MNIST's format)"
+    source: Literal[
+        "auto",
+        "digits",
+        "folder",
+        "manifest",
+        "idx",
+        "npz",
+        "huggingface",
+        "webdataset",
+        "coco",
+        "voc",
+    ] = Field(
+        "digits",
+        description="digits (embedded), or the format of `path`; auto = as recognised; "
+        "`replenish check PATH` tells which",
     )
-    path: str = Field("data/raw", min_length=1, description="folder of `folder` and `idx`")
+    path: str = Field(
+        "data/raw",
+        min_length=1,
+        description="folder or file of the labelled images, or hub:owner/name for `huggingface`",
+    )
+    columns: Columns = Field(
+        Columns(), description="names of the columns of a manifest or a Hugging Face data set"
+    )
     pool_path: str = Field(
         "data/pool",
         min_length=1,
@@ -142,6 +174,29 @@ class PrepareParams(Section):
         description="share of each class's distinct images; ignored where the source brings its "
         "own test images",
     )
+    split_by: Literal["class", "time"] = Field(
+        "class",
+        description="class = by chance, class by class, groups whole; time = the latest images are "
+        "the test",
+    )
+    fold: int = Field(
+        0,
+        ge=0,
+        le=99,
+        description="another test set of the same images: the tests of folds 0, 1, ... have no "
+        "image in common while (fold + 1) * test_fraction is at most 1; for `replenish pool`",
+    )
+    near_duplicates: Literal["auto", "off"] = Field(
+        "auto", description="look for near duplicates, and keep them on one side of each split?"
+    )
+    label_issues: Literal["auto", "off"] = Field(
+        "auto", description="look for images that are likely to be labelled wrongly?"
+    )
+    drop_label_issues: bool = Field(
+        False,
+        description="quarantine images that are likely to be labelled wrongly? Scores on what is "
+        "left are too good",
+    )
     imbalance: Literal["auto"] | Imbalance | None = Field(
         "auto",
         description="thin the training rows to a long tail; auto = the embedded digits alone, "
@@ -154,6 +209,8 @@ class PrepareParams(Section):
     max_file_bytes: int = Field(
         64 * 1024 * 1024, ge=64, description="larger files are quarantined unread, in bytes"
     )
+    max_rows: int = Field(5_000_000, ge=1, description="larger sets are refused, in images")
+    max_classes: int = Field(1_000, ge=2, le=100_000, description="more classes are refused")
 
     @model_validator(mode="after")
     def _leave_training_rows(self) -> Self:

@@ -1,4 +1,7 @@
-"""Check finished folders: digests, lineage, ids, and where synthetic and test rows stand."""
+"""Check finished folders: digests, lineage, ids, and where synthetic and test rows stand.
+
+Artifacts, a stage's folder and a sample store are checked here, an export in `pipeline.export`.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +16,10 @@ from pipeline.data.store import (
     rows_digest,
 )
 from pipeline.errors import InputError, StageError
+from pipeline.export.checking import check_export
+from pipeline.export.exporting import LINEAGE_FILES, lineage_files
+from pipeline.export.manifests import is_export
+from pipeline.export.signing import load_public
 from pipeline.folders import MANIFEST, Manifest, made_from, read_manifest
 from pipeline.hashing import digest_folder, digest_json, digest_pixels
 from pipeline.params import SECTIONS
@@ -33,15 +40,33 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
 
-def verify(folder: Path) -> Findings:
-    """Check an artifacts folder, one stage's folder, or a bare sample store.
+def verify(folder: Path, public_key: Path | None = None, artifacts: Path | None = None) -> Findings:
+    """Check an export, an artifacts folder, one stage's folder, or a bare sample store.
+
+    Args:
+        folder: to check.
+        public_key: PEM file of the key that an export has to be signed by; None takes the key that
+            the export itself names.
+        artifacts: of the run that an export comes from, to see that its generator and its base did
+            not learn from the export's test rows.
 
     Raises:
-        InputError: the folder does not exist or is none of these.
+        InputError: the folder does not exist or is none of these, or a key or artifacts folder is
+            given for what is no export, or is not what it should be.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give an artifacts or stage folder")
     findings = Findings()
+    if is_export(folder):
+        key = None if public_key is None else load_public(public_key)
+        lineage = {} if artifacts is None else _lineage_files(artifacts)
+        findings.checked, findings.problems = check_export(folder, key, lineage)
+        return findings
+    if public_key is not None or artifacts is not None:
+        raise InputError(
+            f"{folder}: no export, so there is no signature and no lineage to check; give a folder "
+            "that `replenish export` wrote"
+        )
     if (folder / MANIFEST).is_file():
         _check_stage(folder, findings)
     elif (folder / INFO).is_file():
@@ -59,6 +84,16 @@ def verify(folder: Path) -> Findings:
                 manifests[stage.name] = manifest
         _check_lineage(folder, manifests, findings)
     return findings
+
+
+def _lineage_files(artifacts: Path) -> dict[str, Path]:
+    found = lineage_files(artifacts)
+    if not found:
+        raise InputError(
+            f"{artifacts}: no list of the images that a generator learned from; give the artifacts "
+            "folder of the run"
+        )
+    return found
 
 
 def _check_stage(folder: Path, findings: Findings) -> Manifest | None:
@@ -136,7 +171,7 @@ def _check_lineage(root: Path, manifests: dict[str, Manifest], findings: Finding
                 f"{here[:12]}); run the stage again"
             )
     store = root / "prepare" / "dataset"
-    ids_file = root / "train" / "training_ids.txt"
+    ids_file = root / LINEAGE_FILES["training_ids"]
     if "prepare" in manifests and "train" in manifests and ids_file.is_file():
         trained = set(ids_file.read_text(encoding="utf-8").split())
         leaked = trained & set(read_ids(store, ("test",)))
@@ -150,7 +185,7 @@ def _check_lineage(root: Path, manifests: dict[str, Manifest], findings: Finding
                 f"{ids_file}: rows that are not in {store}: {_some(sorted(strange))}"
             )
         findings.checked.append(f"lineage: {len(trained):,} training rows, none of them in test")
-    base_ids = root / "pretrain" / "base" / "training_ids.txt"
+    base_ids = root / LINEAGE_FILES["base_ids"]
     if "prepare" in manifests and "train" in manifests and base_ids.is_file():
         held = set(read_ids(store, ("test", "validation")))
         leaked = held & set(base_ids.read_text(encoding="utf-8").split())

@@ -24,7 +24,7 @@ def test_the_closure_is_transitive_and_exists() -> None:
 
 def test_prepare_depends_on_its_readers_and_not_on_training() -> None:
     files = import_closure("pipeline.stages.prepare")
-    assert {"pipeline/data/listing.py", "pipeline/data/idx.py"} <= set(files)
+    assert {"pipeline/readers/listing.py", "pipeline/checks/facts.py"} <= set(files)
     assert not [name for name in files if "diffusion" in name or "report" in name]
 
 

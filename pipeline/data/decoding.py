@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.data.images import Images
+from pipeline.data.plain_png import decode_plain_png
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 EXTENSIONS = frozenset(
@@ -136,10 +137,26 @@ def decode_image(file: Path | bytes, limits: Limits) -> Decoded | Rejected:
     transparent image is laid on white; CMYK and YCbCr become RGB without colour profiles.
     """
     try:
-        with _open_file(file, limits) as stream, _open_image(stream, limits) as image:
-            return _decode(image)
+        with _open_file(file, limits) as stream:
+            plain = _decode_plain(stream, limits)
+            if plain is not None:
+                return plain
+            with _open_image(stream, limits) as image:
+                return _decode(image)
     except _RejectedError as error:
         return error.rejected
+
+
+def _decode_plain(stream: IO[bytes], limits: Limits) -> Decoded | None:
+    try:
+        start = stream.read(8)
+        pixels = None
+        if start.startswith(b"\x89PNG"):
+            pixels = decode_plain_png(start + stream.read(), limits.image_pixels)
+        stream.seek(0)
+    except OSError as error:
+        raise _RejectedError(UNREADABLE, _os_detail(error)) from None
+    return None if pixels is None else Decoded(pixels, ())
 
 
 def _open_file(file: Path | bytes, limits: Limits) -> IO[bytes]:

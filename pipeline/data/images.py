@@ -1,12 +1,14 @@
 """The one place where images change representation: PNG bytes, uint8 arrays, [-1, 1] tensors."""
 
 import io
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
+
+if TYPE_CHECKING:
+    import torch
 
 Images = npt.NDArray[np.uint8]  # (N, H, W, C) or (H, W, C), C = 1 (grey) or 3 (colour)
 ImageMode = Literal["L", "RGB"]
@@ -28,14 +30,18 @@ def decode_png(data: bytes, mode: ImageMode) -> Images:
     return pixels.reshape(*pixels.shape[:2], CHANNELS[mode])
 
 
-def to_model(images: Images) -> torch.Tensor:
+def to_model(images: Images) -> "torch.Tensor":
     """Return (N, C, H, W) float32 in [-1, 1] for (N, H, W, C) uint8 in [0, 255]."""
+    import torch  # here: those who only read and write images start without it
+
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     return pixels.float().div_(127.5).sub_(1.0)
 
 
-def from_model(images: torch.Tensor) -> Images:
+def from_model(images: "torch.Tensor") -> Images:
     """Return (N, H, W, C) uint8 for (N, C, H, W) floats in [-1, 1]; values outside are clipped."""
+    import torch
+
     pixels = images.float().clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
 

@@ -226,7 +226,10 @@ def rows_digest(samples: Samples) -> str:
 
 def row_digests(samples: Samples) -> Iterator[str]:
     """Yield the digest of (split, label, origin, id) of each row."""
-    for split, label, origin, identity in zip(
-        samples.splits, samples.labels, samples.origins, samples.ids, strict=True
-    ):
-        yield digest_json([split, int(label), origin, identity])
+    rows = zip(samples.splits, samples.labels.tolist(), samples.origins, samples.ids, strict=True)
+    return (row_digest(*row) for row in rows)
+
+
+def row_digest(split: str, label: int, origin: str, identity: str) -> str:
+    """Return the digest of one row."""
+    return digest_json([split, label, origin, identity])

@@ -62,6 +62,7 @@ class StoreWriter:
         image_size_px: int,
         image_mode: ImageMode,
         rows_per_shard: int = ROWS_PER_SHARD,
+        extra_types: Mapping[str, pa.DataType] | None = None,
     ) -> None:
         """Begin an empty store.
 
@@ -71,7 +72,9 @@ class StoreWriter:
             image_size_px: side of the square images.
             image_mode: L (grey) or RGB.
             rows_per_shard: rows of one Parquet file.
+            extra_types: of the extra columns; without them, as the first rows have them.
         """
+        self._extra_types = extra_types
         self._folder = folder
         self._classes = tuple(classes)
         self._image_size_px = image_size_px
@@ -91,8 +94,12 @@ class StoreWriter:
         for path in self._temporary_files():
             path.unlink(missing_ok=True)
 
-    def add(self, samples: Samples) -> None:
+    def add(self, samples: Samples, pngs: Sequence[bytes] | None = None) -> None:
         """Take further rows, and write what fills a file.
+
+        Args:
+            samples: the rows.
+            pngs: their images, encoded already; those of `samples` are not looked at then.
 
         Raises:
             StageError: a synthetic row stands outside the train split, a split is unknown, or the
@@ -101,7 +108,7 @@ class StoreWriter:
         _check_splits(samples)
         if not len(samples):
             return
-        schema = _schema(self._classes, samples.extra)
+        schema = _schema(self._classes, samples.extra, self._extra_types)
         if self._schema is None:
             self._schema = schema
         elif schema != self._schema:
@@ -116,7 +123,9 @@ class StoreWriter:
             state.labels.update(samples.labels[rows].tolist())
             while len(rows):
                 room = self._rows_per_shard - state.rows
-                state.waiting.append(_table(samples.take(rows[:room]), schema))
+                part = samples.take(rows[:room])
+                encoded = [pngs[row] for row in rows[:room]] if pngs is not None else None
+                state.waiting.append(_table(part, schema, encoded))
                 state.rows += len(rows[:room])
                 rows = rows[room:]
                 if state.rows == self._rows_per_shard:
@@ -203,12 +212,17 @@ def _describe(schema: pa.Schema) -> str:
     return ", ".join(extra) or "none"
 
 
-def _schema(classes: Sequence[str], extra: Mapping[str, Sequence[Any]]) -> pa.Schema:
+def _schema(
+    classes: Sequence[str],
+    extra: Mapping[str, Sequence[Any]],
+    types: Mapping[str, pa.DataType] | None = None,
+) -> pa.Schema:
+    types = types or {name: pa.array(list(values)).type for name, values in extra.items()}
     fields = [
         pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
         pa.field("label", pa.int64()),
         *(pa.field(name, pa.string()) for name in ("id", "split", "group", "origin")),
-        *(pa.field(name, pa.array(list(values)).type) for name, values in sorted(extra.items())),
+        *(pa.field(name, types[name]) for name in sorted(extra)),
     ]
     features: dict[str, Any] = {
         "image": {"_type": "Image"},
@@ -222,11 +236,12 @@ def _schema(classes: Sequence[str], extra: Mapping[str, Sequence[Any]]) -> pa.Sc
     return pa.schema(fields, metadata=metadata)
 
 
-def _table(samples: Samples, schema: pa.Schema) -> pa.Table:
+def _table(samples: Samples, schema: pa.Schema, pngs: Sequence[bytes] | None) -> pa.Table:
+    pngs = pngs if pngs is not None else [encode_png(image) for image in samples.images]
     columns: dict[str, Any] = {
         "image": [
-            {"bytes": encode_png(image), "path": f"{identity[:16]}.png"}
-            for image, identity in zip(samples.images, samples.ids, strict=True)
+            {"bytes": png, "path": f"{identity[:16]}.png"}
+            for png, identity in zip(pngs, samples.ids, strict=True)
         ],
         "label": samples.labels,
         "id": list(samples.ids),

@@ -8,17 +8,14 @@ that they share their augmented rows (`views`).
 """
 
 import io
-import os
 import shutil
-import signal
-import threading
 import zipfile
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Self
@@ -43,6 +40,7 @@ from pipeline.errors import StageError
 from pipeline.features.networks import DESCRIPTION, WEIGHTS, save_network
 from pipeline.folders import write_bytes
 from pipeline.params import EvaluateParams
+from pipeline.processes import begin_worker
 
 _POLL_SECONDS = 0.5  # between looks at which pairs are finished
 KEPT_SEED = 0  # whose classifiers are kept, not their predictions alone
@@ -212,18 +210,10 @@ _WORKER: _Worker | None = None  # set once in each worker process, never in the 
 
 def _start_worker(sources: Sources, params: EvaluateParams, stop: Event) -> None:
     global _WORKER
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which sets `stop`
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    begin_worker()
     torch.set_flush_denormal(True)  # as `torch_threads` does where the work is done in-process
     torch.set_num_threads(1)
     _WORKER = _Worker(sources.bench(params.seed), params, sources, stop)
-
-
-def _die_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def _parts(pairs: Sequence[Pair], workers: int) -> list[list[Pair]]:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from pipeline.data.store import read_info
 from pipeline.errors import StageError
+from pipeline.report.checks import ShownFinding, read_shown
 from pipeline.report.drawing import shorten
 from pipeline.report.figures import curve_figure, memory_figure
 from pipeline.report.findings import Check, Findings, plain_params
@@ -67,13 +68,23 @@ _TENSORS = 4  # names at most of weights that the base did not fit
 
 @dataclass(frozen=True)
 class Gallery:
-    """The images of the page."""
+    """The images of the page.
+
+    Attributes:
+        sheets: contact sheets of the classes.
+        accepted: examples of what was accepted.
+        rejected: examples of what was rejected.
+        side_px: side at which images are shown, in CSS px.
+        sharp: are their pixels kept square?
+        data_checks: what the checks of the images found; None where nobody checked.
+    """
 
     sheets: Sheets
     accepted: list[Example]
     rejected: list[Example]
     side_px: int
     sharp: bool
+    data_checks: tuple[ShownFinding, ...] | None = None
 
 
 def read_gallery(
@@ -96,6 +107,7 @@ def read_gallery(
         rejected=find_examples(synthesized / "rejected", dataset, examples),
         side_px=side,
         sharp=sharp,
+        data_checks=read_shown(prepared),
     )
 
 
@@ -157,6 +169,7 @@ def render(
             if any(getattr(arm, key) is not None for arm in verdict.arms)
         ],
         gallery=gallery,
+        data_checks=gallery.data_checks,
         examples=examples,
         filters=find_filters(examples),
         reasons=reasons,

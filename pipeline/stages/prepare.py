@@ -8,27 +8,24 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.checks.examine import Checked, examine
+from pipeline.checks.examined import Examined, Settings
+from pipeline.checks.findings import CHECKS, finding_notes, write_findings
 from pipeline.data.decoding import Limits
 from pipeline.data.images import ImageMode
-from pipeline.data.listing import Quarantined
-from pipeline.data.loading import Loaded, load_images
-from pipeline.data.readers import Source, read_pool, read_source, source_digest
 from pipeline.data.shaping import LARGEST_AUTO_SIDE_PX, RESIZED
-from pipeline.data.splits import long_tail_profile, stratified_split, thin_to_long_tail
-from pipeline.data.store import (
-    UNLABELLED,
-    Samples,
-    concatenate,
-    make_samples,
-    rows_digest,
-)
-from pipeline.data.store_writer import write_store
+from pipeline.data.store import StoreInfo
 from pipeline.device import usable_cores
 from pipeline.errors import InputError
 from pipeline.folders import write_bytes, write_ids
-from pipeline.params import Imbalance, PrepareParams
+from pipeline.hashing import digest_lines
+from pipeline.ingest.loading import Loaded, load_images
+from pipeline.ingest.parts import Part, write_parts
+from pipeline.ingest.splitting import pool_rows, split_rows
+from pipeline.params import PrepareParams
+from pipeline.readers.read import read_limits, read_pool, read_source, source_digest
+from pipeline.readers.source import Quarantined, Source
 from pipeline.stages.contract import Inputs, Summary, stage
 from pipeline.tracking.tracker import Tracker
 
@@ -36,12 +33,8 @@ DATASET = "dataset"
 QUARANTINE = "quarantine.jsonl"
 UNLABELLED_IDS = "unlabelled_ids.txt"
 
-LABEL_CONFLICT = "label conflict"
-ALSO_IN_TEST = "also in test"
-
+_CHUNKS = "chunks"
 _SHOWN_REASONS = 3
-_SHOWN_FILES = 5
-_DIGITS_TAIL = Imbalance(max=60, min=6)  # what makes a small, imbalanced set of the digits
 
 
 class PrepareSummary(Summary):
@@ -55,6 +48,7 @@ class PrepareSummary(Summary):
         quarantined: files and rows that were set aside.
         quarantine_reasons: category -> number.
         conversions: what was converted -> number of images.
+        findings: check -> number that it found; `checks.json` has them whole.
         dataset_digest: digest of the sample store's rows.
     """
 
@@ -65,15 +59,17 @@ class PrepareSummary(Summary):
     quarantined: int
     quarantine_reasons: dict[str, int]
     conversions: dict[str, int]
+    findings: dict[str, int]
     dataset_digest: str
 
 
 @stage("prepare", PrepareSummary, extra_key=source_digest)
 def run(params: PrepareParams, inputs: Inputs, out: Path, tracker: Tracker) -> PrepareSummary:
-    """Write `dataset/`, `quarantine.jsonl` and `unlabelled_ids.txt`.
+    """Write `dataset/`, `quarantine.jsonl`, `checks.json` and `unlabelled_ids.txt`.
 
     The last holds the sorted ids of all train and pool rows, one a line: what a base that is
-    trained without labels depends on.
+    trained without labels depends on. The images are decoded into chunks, which an interrupted run
+    finds again, and are never all in memory.
 
     Raises:
         InputError: the source is missing or damaged, no image of it is usable, a class has too
@@ -81,41 +77,71 @@ def run(params: PrepareParams, inputs: Inputs, out: Path, tracker: Tracker) -> P
     """
     shutil.rmtree(out / DATASET, ignore_errors=True)  # what an interrupted run left
     source = read_source(params)
-    pool = read_pool(Path(params.pool_path))
-    total = len(source.names) + len(pool.names)
+    pool = read_pool(Path(params.pool_path), read_limits(params))
+    total = len(source) + len(pool)
+    chunks = out / _CHUNKS
     loaded = _load(
-        params, source, params.image_size_px, params.image_mode, _progress(tracker, 0, total)
+        params,
+        source,
+        chunks / "labelled",
+        params.image_size_px,
+        params.image_mode,
+        _progress(tracker, 0, total),
     )
-    side = loaded.images.shape[1]
     if (
         params.image_size_px is None
-        and side == LARGEST_AUTO_SIDE_PX
+        and loaded.side_px == LARGEST_AUTO_SIDE_PX
         and RESIZED in loaded.conversions
     ):
         tracker.note(
-            f"prepare: images are brought to {side} px, which two cores can train in minutes; "
-            "set prepare.image_size_px for more, up to 128"
+            f"prepare: images are brought to {loaded.side_px} px, which two cores can train in "
+            "minutes; set prepare.image_size_px for more, up to 128"
         )
-    samples, conflicts = _check_labels(source, loaded)
-    quarantine = [*source.quarantine, *loaded.quarantine, *conflicts]
+    checked = _check(params, source, loaded, tracker)
+    quarantine = [*source.quarantine, *loaded.quarantine]
+    quarantine += [
+        Quarantined(source.names[loaded.rows[row]], reason, detail)
+        for row, reason, detail in checked.aside
+    ]
     reasons = Counter(item.reason for item in quarantine)
-    if not len(samples):
+    if len(loaded) == len(checked.aside):
         raise InputError(_nothing_left(params, reasons))
-    samples = _split(params, source.classes, samples, reasons, tracker)
+    try:
+        labelled = split_rows(params, source, loaded, checked, tracker)
+    except InputError as error:
+        found = f"\nquarantined: {_listing(reasons)}" if reasons else ""
+        raise InputError(f"{_origin(params)}: {error}{found}") from None
     # The labelled images decide side and mode, so that a pool never changes what is judged.
     unlabelled = _load(
-        params, pool, side, loaded.image_mode, _progress(tracker, len(source.names), total)
+        params,
+        pool,
+        chunks / "pool",
+        loaded.side_px,
+        loaded.image_mode,
+        _progress(tracker, len(source), total),
     )
-    samples = _with_pool(params, samples, pool, unlabelled, tracker)
+    parts = [labelled, pool_rows(params, labelled, pool, unlabelled, tracker)]
     quarantine = sorted(
         (*quarantine, *pool.quarantine, *unlabelled.quarantine), key=lambda item: item.file
     )
     reasons = Counter(item.reason for item in quarantine)
     conversions = Counter(loaded.conversions) + Counter(unlabelled.conversions)
-    info = write_store(out / DATASET, samples, source.classes, side, loaded.image_mode)
+    info = write_parts(
+        out / DATASET, parts, source.classes, _workers(params), _writing(tracker, parts)
+    )
     _write_quarantine(out / QUARANTINE, quarantine)
-    _write_unlabelled_ids(out / UNLABELLED_IDS, samples)
-    _tell(samples, quarantine, reasons, tracker)
+    write_findings(out / CHECKS, checked.findings)
+    write_ids(
+        out / UNLABELLED_IDS,
+        (
+            identity
+            for part in parts
+            for identity, split in zip(part.ids, part.splits, strict=True)
+            if split in ("train", "pool")
+        ),
+    )
+    _tell(parts, info, quarantine, reasons, tracker)
+    shutil.rmtree(chunks)
     return PrepareSummary(
         classes=list(info.classes),
         image_size_px=info.image_size_px,
@@ -124,6 +150,7 @@ def run(params: PrepareParams, inputs: Inputs, out: Path, tracker: Tracker) -> P
         quarantined=len(quarantine),
         quarantine_reasons=dict(sorted(reasons.items())),
         conversions=dict(sorted(conversions.items())),
+        findings={one.check: one.count for one in checked.findings},
         dataset_digest=info.digest,
     )
 
@@ -131,192 +158,67 @@ def run(params: PrepareParams, inputs: Inputs, out: Path, tracker: Tracker) -> P
 def _load(
     params: PrepareParams,
     source: Source,
+    folder: Path,
     side_px: int | None,
     mode: Literal["auto", "L", "RGB"],
     on_image: Callable[[int], None],
 ) -> Loaded:
     return load_images(
         source,
+        folder,
         side_px=side_px,
         mode=mode,
         fit=params.fit,
         limits=Limits(params.max_file_bytes, params.max_image_pixels),
-        workers=params.execution.workers or usable_cores(),
+        workers=_workers(params),
         on_image=on_image,
     )
 
 
+def _workers(params: PrepareParams) -> int:
+    return params.execution.workers or usable_cores()
+
+
 def _progress(tracker: Tracker, before: int, total: int) -> Callable[[int], None]:
-    every = max(1, total // 100)
-
-    def on_image(count: int) -> None:
-        done = before + count
-        if done % every == 0 or done == total:
-            tracker.progress("prepare", done, total, "images")
-
-    return on_image
+    return lambda count: tracker.progress("prepare", before + count, total, "images")
 
 
-def _check_labels(source: Source, loaded: Loaded) -> tuple[Samples, list[Quarantined]]:
-    """Set aside equal pixels under two labels, and training rows that the given test holds too."""
-    given = [source.given[row] or "train" for row in loaded.rows]
-    samples = make_samples(loaded.images, source.labels[loaded.rows], given, "real")
-    names = [source.names[row] for row in loaded.rows]
-    first_of: dict[tuple[str, int], int] = {}
-    labels_of: dict[str, set[int]] = {}
-    test_name: dict[str, str] = {}
-    for row, (identity, label) in enumerate(zip(samples.ids, samples.labels.tolist(), strict=True)):
-        first_of.setdefault((identity, label), row)
-        labels_of.setdefault(identity, set()).add(label)
-        if given[row] == "test":
-            test_name.setdefault(identity, names[row])
-    keep: list[int] = []
-    aside: list[Quarantined] = []
-    for row, (identity, label) in enumerate(zip(samples.ids, samples.labels.tolist(), strict=True)):
-        other = min(labels_of[identity] - {label}, default=None)
-        if other is not None:
-            detail = (
-                f"labelled {source.classes[label]!r}, with the same pixels as "
-                f"{names[first_of[identity, other]]}, labelled {source.classes[other]!r}"
-            )
-            aside.append(Quarantined(names[row], LABEL_CONFLICT, detail))
-        elif given[row] != "test" and identity in test_name:
-            detail = f"the same pixels as {test_name[identity]}"
-            aside.append(Quarantined(names[row], ALSO_IN_TEST, detail))
-        else:
-            keep.append(row)
-    return samples.take(keep), aside
+def _writing(tracker: Tracker, parts: Sequence[Part]) -> Callable[[int], None]:
+    total = sum(len(part.places) for part in parts)
+    return lambda count: tracker.progress("write", count, total, "images")
 
 
-def _split(
-    params: PrepareParams,
-    classes: Sequence[str],
-    samples: Samples,
-    reasons: Counter[str],
-    tracker: Tracker,
-) -> Samples:
-    """Return the rows with their final splits, thinned if asked for, in store order."""
-    given = [split if split == "test" else None for split in samples.splits]
-    try:
-        drawn = stratified_split(
-            samples.labels,
-            samples.groups,
-            params.validation_fraction,
-            params.test_fraction,
-            params.seed,
-            given,
-            classes,
-        )
-    except InputError as error:
-        aside = f"\nquarantined: {_listing(reasons)}" if reasons else ""
-        raise InputError(f"{_origin(params)}: {error}{aside}") from None
-    splits = np.asarray(drawn, dtype=object)
-    labels = samples.labels.copy()
-    keep = np.ones(len(samples), dtype=bool)
-    imbalance = params.imbalance
-    if imbalance == "auto":
-        imbalance = _DIGITS_TAIL if params.source == "digits" else None
-    if imbalance is not None:
-        train = np.flatnonzero(splits == "train")
-        left = _thin(imbalance, params.seed, classes, samples, train, tracker)
-        pool = _pool(samples, np.setdiff1d(train, left), left) if params.keep_pool else left[:0]
-        if params.keep_pool and len(pool) < len(left):
-            tracker.note(
-                f"prepare: {len(left) - len(pool)} exact copies of kept training images stay out "
-                "of the pool"
-            )
-        keep[left] = False
-        keep[pool] = True
-        splits[pool] = "pool"
-        labels[pool] = UNLABELLED
-    rows = np.flatnonzero(keep)
-    return Samples(
-        images=samples.images[rows],
-        labels=labels[rows],
-        ids=tuple(samples.ids[i] for i in rows),
-        splits=tuple(splits[rows]),
-        groups=tuple(samples.groups[i] for i in rows),
-        origins=("real",) * len(rows),
-        extra={},
+def _check(params: PrepareParams, source: Source, loaded: Loaded, tracker: Tracker) -> Checked:
+    rows = loaded.rows.tolist()
+    if not rows:
+        return Checked((), np.zeros(0, dtype=np.int64), ())
+    examined = Examined(
+        names=[source.names[row] for row in rows],
+        labels=source.labels[loaded.rows],
+        classes=source.classes,
+        splits=[source.given[row] for row in rows],
+        groups=[source.groups[row] for row in rows] if source.groups else (),
+        ids=loaded.ids,
+        facts=loaded.facts,
+        images=loaded.images,
     )
-
-
-def _thin(
-    imbalance: Imbalance,
-    seed: int,
-    classes: Sequence[str],
-    samples: Samples,
-    train: npt.NDArray[np.int64],
-    tracker: Tracker,
-) -> npt.NDArray[np.int64]:
-    profile = long_tail_profile(len(classes), imbalance.max, imbalance.min)
-    held = np.bincount(samples.labels[train], minlength=len(classes))
-    short = [
-        f"{name} ({has} of {wanted})"
-        for name, has, wanted in zip(classes, held, profile, strict=True)
-        if has < wanted
-    ]
-    if short:
-        tracker.note(
-            "prepare: fewer training images than prepare.imbalance asks for, all kept: "
-            + ", ".join(short)
-        )
-    return thin_to_long_tail(
-        samples.labels, samples.groups, train, imbalance.max, imbalance.min, seed
-    )[1]
-
-
-def _pool(
-    samples: Samples, kept: npt.NDArray[np.int64], left: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    training = {samples.groups[row] for row in kept}
-    return np.asarray([row for row in left if samples.groups[row] not in training], dtype=np.int64)
-
-
-def _with_pool(
-    params: PrepareParams, samples: Samples, pool: Source, loaded: Loaded, tracker: Tracker
-) -> Samples:
-    """Return the rows with those of the user's pool that are new, as split `pool`.
-
-    Raises:
-        InputError: the pool holds the pixels of a validation or test row.
-    """
-    names = [pool.names[row] for row in loaded.rows]
-    rows = make_samples(loaded.images, pool.labels[loaded.rows], "pool", "real")
-    held_out = {
-        identity
-        for identity, split in zip(samples.ids, samples.splits, strict=True)
-        if split in ("validation", "test")
-    }
-    leaks = [name for name, identity in zip(names, rows.ids, strict=True) if identity in held_out]
-    if leaks:
-        # A file's name may hold what a terminal would obey.
-        shown = [name if name.isprintable() else ascii(name) for name in leaks[:_SHOWN_FILES]]
-        if len(leaks) > _SHOWN_FILES:
-            shown.append(f"and {len(leaks) - _SHOWN_FILES} more")
-        raise InputError(
-            f"prepare.pool_path = {params.pool_path}: {len(leaks)} "
-            f"image{'' if len(leaks) == 1 else 's'} with the pixels of a validation or test image: "
-            f"{', '.join(shown)}; a generator that learned from them would spoil the verdict; "
-            "remove these files from the pool"
-        )
-    seen = set(samples.ids)
-    new: list[int] = []
-    for row, identity in enumerate(rows.ids):
-        if identity not in seen:
-            new.append(row)
-        seen.add(identity)
-    if len(new) < len(rows):
-        tracker.note(
-            f"prepare: {len(rows) - len(new)} exact copies of training images or of other pool "
-            "images are left out of the pool"
-        )
-    return concatenate([samples, rows.take(new)])
-
-
-def _write_unlabelled_ids(path: Path, samples: Samples) -> None:
-    rows = zip(samples.ids, samples.splits, strict=True)
-    write_ids(path, (identity for identity, split in rows if split in ("train", "pool")))
+    settings = Settings(
+        near_duplicates=params.near_duplicates == "auto",
+        label_issues=params.label_issues == "auto" or params.drop_label_issues,
+        drop_label_issues=params.drop_label_issues,
+        validation_fraction=params.validation_fraction,
+        test_fraction=params.test_fraction,
+        seed=params.seed,
+        threads=1,  # of small products: more threads would mostly wait for each other
+    )
+    checked = examine(
+        examined,
+        settings,
+        lambda task, done, total: tracker.progress(task, done, total, "images"),
+    )
+    for note in finding_notes(checked.findings):
+        tracker.note(note)
+    return checked
 
 
 def _write_quarantine(path: Path, quarantine: Sequence[Quarantined]) -> None:
@@ -328,18 +230,17 @@ def _write_quarantine(path: Path, quarantine: Sequence[Quarantined]) -> None:
 
 
 def _tell(
-    samples: Samples,
+    parts: Sequence[Part],
+    info: StoreInfo,
     quarantine: Sequence[Quarantined],
     reasons: Counter[str],
     tracker: Tracker,
 ) -> None:
-    splits = np.asarray(samples.splits, dtype=object)
     for split, context in (("train", "training"), ("test", "evaluation")):
-        part = samples.take(splits == split)
-        tracker.dataset(split, rows_digest(part), len(part), context)
-    tracker.metrics(
-        {"prepare/images": float(len(samples)), "prepare/quarantined": float(len(quarantine))}
-    )
+        rows = [row for part in parts for row in part.digests(split)]
+        tracker.dataset(split, digest_lines(rows), len(rows), context)
+    count = sum(number for classes in info.counts.values() for number in classes.values())
+    tracker.metrics({"prepare/images": float(count), "prepare/quarantined": float(len(quarantine))})
     if quarantine:
         tracker.note(
             f"prepare: {len(quarantine)} quarantined ({_listing(reasons)}); each is listed in "

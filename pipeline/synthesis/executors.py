@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnProcess
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Lock
@@ -23,6 +23,7 @@ from typing import Any, Protocol, Self
 from pipeline.data.images import Images
 from pipeline.device import torch_threads
 from pipeline.errors import InputError, StageError
+from pipeline.processes import begin_worker
 from pipeline.synthesis.shards import Shard, ShardWorker, read_shard, write_shard
 
 MakeWorker = Callable[[], ShardWorker]
@@ -272,8 +273,7 @@ def _work(
     reports: "connection.Connection[_Report, object]",
 ) -> None:
     """Be a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this one
-    Thread(target=_die_with_parent, daemon=True).start()
+    begin_worker()
     with torch_threads(1):
         try:
             worker = make_worker()
@@ -365,10 +365,3 @@ def _portable(report: _Report) -> _Report:
         report = RuntimeError(f"{type(report).__name__}: {report}")
     report.add_note(f"In a worker process:\n{trace}")
     return report
-
-
-def _die_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from pipeline.data.idx import find_idx, read_idx
 from pipeline.data.images import Images
 from pipeline.data.splits import stratified_split, thin_to_long_tail
 from pipeline.data.store import Samples, make_samples
+from pipeline.readers.idx_files import find_idx, read_idx
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 KINDS = ("good", "copy", "near", "other", "noise", "repeat")

@@ -257,8 +257,8 @@ def test_pipes_and_missing_files_are_rejected_at_once(tmp_path: Path) -> None:
 def test_a_failing_disk_is_unreadable_not_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "a.png"
-    path.write_bytes(encoded(Image.fromarray(PATTERN)))
+    path = tmp_path / "a.bmp"
+    path.write_bytes(encoded(Image.fromarray(PATTERN), "BMP"))
 
     def fail(self: ImageFile.ImageFile) -> None:
         raise OSError(5, "Input/output error", str(path))

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.splits import long_tail_profile, stratified_split, thin_to_long_tail
+from pipeline.data.splits import (
+    join_groups,
+    long_tail_profile,
+    stratified_split,
+    thin_to_long_tail,
+    time_split,
+)
 from pipeline.errors import InputError
 
 
@@ -142,10 +148,8 @@ def test_many_troubles_are_cut_short() -> None:
 
 
 def test_contradictory_groups_are_a_bug() -> None:
-    with pytest.raises(ValueError, match="labels 0 and 1"):
-        stratified_split(np.asarray([0, 1]), ["a", "a"], 0.2, 0.2, 0)
-    with pytest.raises(ValueError, match="given to train and to test"):
-        stratified_split(np.asarray([0, 0]), ["a", "a"], 0.2, 0.2, 0, ["train", "test"])
+    with pytest.raises(ValueError, match="given to validation and to test"):
+        stratified_split(np.asarray([0, 0]), ["a", "a"], 0.2, 0.2, 0, ["validation", "test"])
     with pytest.raises(ValueError, match="unknown split 'dev'"):
         stratified_split(np.asarray([0]), ["a"], 0.2, 0.2, 0, ["dev"])
 
@@ -182,3 +186,81 @@ def test_distinct_images_are_kept_before_copies() -> None:
     for seed in range(5):
         kept, _ = thin_to_long_tail(labels, groups, np.arange(12), 3, 3, seed)
         assert {groups[i] for i in kept} == {"a", "b", "c"}
+
+
+def test_groups_of_several_classes_stay_whole_and_the_shares_hold() -> None:
+    random = np.random.default_rng(3)
+    patients = random.integers(0, 60, 1200)
+    labels = random.integers(0, 4, 1200)
+    groups = [f"p{p:02d}" for p in patients]
+    ids = [f"i{i}" for i in range(1200)]
+    splits = np.asarray(stratified_split(labels, groups, 0.2, 0.3, 0, ids=ids))
+    for patient in range(60):
+        assert len(set(splits[patients == patient])) == 1
+    for label in range(4):
+        own = splits[labels == label]
+        assert abs(float((own == "test").mean()) - 0.3) < 0.06
+        assert abs(float((own == "validation").mean()) - 0.2) < 0.06
+
+
+def test_shares_count_images_and_not_groups() -> None:
+    # One class: a group of 60 images and 60 of one image.
+    groups = ["big"] * 60 + [f"g{i}" for i in range(60)]
+    labels = np.zeros(120, dtype=np.int64)
+    ids = [f"i{i}" for i in range(120)]
+    for seed in range(5):
+        splits = stratified_split(labels, groups, 0.2, 0.3, seed, ids=ids)
+        assert splits.count("test") in range(24, 67)
+        assert {"train", "validation", "test"} == set(splits)
+
+
+def test_folds_have_tests_without_an_image_in_common() -> None:
+    labels = np.arange(200) % 2
+    groups = unique(200)
+    tests = []
+    for fold in range(4):
+        splits = stratified_split(labels, groups, 0.15, 0.25, 0, fold=fold)
+        tests.append({i for i, split in enumerate(splits) if split == "test"})
+        assert splits.count("test") == 50
+    assert len(set.union(*tests)) == 200
+
+
+def test_given_train_rows_can_be_drawn_unless_all_is_given() -> None:
+    labels = np.zeros(20, dtype=np.int64)
+    part = ["test"] * 4 + ["train"] * 16
+    splits = stratified_split(labels, unique(20), 0.25, 0.25, 0, part)
+    assert splits[:4] == ("test",) * 4
+    assert splits[4:].count("validation") == 4
+    whole = ["test"] * 4 + ["validation"] * 4 + ["train"] * 12
+    assert list(stratified_split(labels, unique(20), 0.25, 0.25, 0, whole)) == whole
+
+
+def test_the_latest_are_the_test() -> None:
+    labels = np.arange(40) % 2
+    times = [f"2026-01-{day + 1:02d}" for day in range(20) for _ in range(2)]
+    splits = time_split(labels, unique(40), times, 0.2, 0.3, ["a", "b"])
+    assert splits == ("train",) * 20 + ("validation",) * 8 + ("test",) * 12
+    late = [*unique(39), unique(40)[0]]  # the last row is of the first row's group
+    assert time_split(labels, late, times, 0.2, 0.3, ["a", "b"])[0] == "test"
+    numbers = [str(n) for n in range(40)]  # as text, 9 would come after 39
+    assert time_split(labels, unique(40), numbers, 0.2, 0.3, ["a", "b"])[9] == "train"
+    with pytest.raises(InputError, match="class 'b': no test images when split by time"):
+        time_split(np.asarray([1] * 20 + [0] * 20), unique(40), times, 0.2, 0.3, ["a", "b"])
+
+
+def test_what_belongs_together_is_joined() -> None:
+    ids = ["a", "a", "b", "c", "d", "e"]
+    named = [None, "p", None, "p", None, None]
+    clusters = np.asarray([0, 0, 2, 3, 2, 5])
+    groups = join_groups(ids, named, clusters, [None] * 6)
+    assert groups == ("p", "p", "b", "p", "b", "e")
+
+
+def test_a_group_on_two_given_sides_falls_apart() -> None:
+    named = ["p", "p", "q"]
+    groups = join_groups(["a", "b", "c"], named, np.arange(3), ["test", None, None])
+    assert groups == ("p/test", "p/other", "q")
+    splits = stratified_split(
+        np.zeros(3, dtype=np.int64), groups, 0.3, 0.3, 0, ["test", None, None], ["only"]
+    )
+    assert splits[0] == "test"

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data.idx import find_idx, read_idx
 from pipeline.errors import InputError
+from pipeline.readers.idx_files import find_idx, read_idx
 
 ARRAY = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 

@@ -1,0 +1,1 @@
+"""The dataset as it leaves the house: five formats, marks in the images, signed manifests."""

@@ -1,0 +1,1 @@
+"""Readers of labelled image sets: one file a format, all of them yield a `Source`."""
