@@ -13,7 +13,7 @@ export DVC_NO_ANALYTICS = 1
 export DO_NOT_TRACK = true
 export OMP_WAIT_POLICY = passive
 
-.PHONY: help demo test check repro ui dvc.yaml clean
+.PHONY: help demo test check fuzz repro ui dvc.yaml clean
 
 help: ## say what the targets do
 	@grep -E '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,11 +32,15 @@ demo: $(READY) ## run the whole flow on real handwritten digits, and print the v
 test: $(READY) ## unit tests and both drivers end to end
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
-check: $(READY) ## lint, format, types, import contracts
+check: $(READY) ## lint (security too), format, types, import contracts, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	.ci/audit $(BIN)
+
+fuzz: $(READY) ## throw damaged files at every reader for five minutes
+	$(BIN)/python -m tests.corpus.fuzz --seconds 300
 
 repro: $(READY) ## bring artifacts/ up to date with DVC
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro

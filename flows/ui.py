@@ -154,7 +154,7 @@ def _children(wanted: tuple[Server, ...], logs: Path) -> Iterator[list[Child]]:
         for server in wanted:
             log = logs / f"ui-{server.name.lower()}.log"
             with log.open("wb") as output:
-                process = subprocess.Popen(
+                process = subprocess.Popen(  # noqa: S603 - its own programs
                     server.command,
                     env={**os.environ, **server.environment},
                     stdin=subprocess.DEVNULL,

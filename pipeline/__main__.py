@@ -250,12 +250,16 @@ def verify(
         Path | None,
         typer.Option("--public-key", help="Key that signed an export.", metavar="FILE"),
     ] = None,
+    artifacts: Annotated[
+        Path | None,
+        typer.Option("--artifacts", help="Run that an export comes from.", metavar="DIR"),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Check signatures, digests, lineage, and that no synthetic row stands outside train."""
     from pipeline.verification import verify as check
 
-    findings = check(folder, public_key)
+    findings = check(folder, public_key, artifacts)
     for line in findings.checked:
         typer.echo(f"checked  {line}")
     for line in findings.problems:

@@ -852,7 +852,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _MAX_PARAMS_BYTES:
         raise InputError(f"{path}: larger than {_MAX_PARAMS_BYTES} bytes; this is no params file")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506 - a safe one
     except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         detail = str(error).replace("\n", " ")[:300]
         raise InputError(f"{path}: not readable as YAML: {detail}") from None

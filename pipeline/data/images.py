@@ -17,10 +17,13 @@ CHANNELS: dict[ImageMode, int] = {"L": 1, "RGB": 3}
 
 def encode_png(image: Images) -> bytes:
     """Return the PNG bytes of one (H, W, C) uint8 image, C = 1 or 3."""
-    pixels = image[:, :, 0] if image.shape[2] == 1 else image
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=6)
-    return buffer.getvalue()
+    import cv2  # half of Pillow's time; imported here, since it is not needed to read
+
+    blue_first = np.ascontiguousarray(image[:, :, ::-1])
+    sound, data = cv2.imencode(".png", blue_first, (cv2.IMWRITE_PNG_COMPRESSION, 6))
+    if not sound:
+        raise ValueError(f"an image of shape {image.shape} cannot be written as PNG")
+    return data.tobytes()
 
 
 def decode_png(data: bytes, mode: ImageMode) -> Images:

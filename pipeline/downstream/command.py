@@ -235,7 +235,7 @@ def _run(
 ) -> int | None:
     """Return the exit status, negative for a signal, or None where the time was up."""
     try:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - the user names the program
             arguments,
             cwd=work,
             env=environment,

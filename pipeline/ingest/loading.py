@@ -4,14 +4,15 @@ The result depends neither on the number of workers nor on interruptions.
 """
 
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from time import perf_counter
 from typing import Literal
 
 import numpy as np
@@ -38,8 +39,9 @@ COLOUR_TO_GREY = "colour to grey"
 GREY_TO_COLOUR = "grey to RGB"
 GREY_AS_COLOUR = "RGB without colour to grey"
 
-_MOST_HEADERS = 10_000  # evenly spaced images that decide the size
-_FEW_ROWS = 2_000  # below, processes cost more to start than they save
+_MOST_HEADERS = 1_000  # evenly spaced images that decide the size
+_ALONE_SECONDS = 2.0  # what takes less is done here: processes cost more to start than they save
+_FEW_ROWS = 10_000  # likewise, where images are encoded
 _AHEAD = 2  # tasks under way for each worker
 
 
@@ -108,7 +110,7 @@ def load_images(
 ) -> Loaded:
     """Decode all images of a source into chunks below `folder`; `on_image` hears how many are done.
 
-    `side_px` None takes `auto_side` of the longest sides of up to 10,000 evenly spaced images; mode
+    `side_px` None takes `auto_side` of the longest sides of up to 1,000 evenly spaced images; mode
     `auto` is RGB where any image of the set shows colour, else L. Chunks that stand in the folder
     are taken as they are: it must belong to this source and these settings.
 
@@ -121,18 +123,14 @@ def load_images(
         size = rows_per_chunk(shape.side_px)
         parts = [range(at, min(at + size, len(source))) for at in range(0, len(source), size)]
         paths = [folder / f"{number:06d}.npz" for number in range(len(parts))]
-        tasks = list(zip(parts, paths, strict=True))
-        done = 0
-        with _workers(workers, source, shape) as executor:
-            ahead = _AHEAD * max(1, workers)
-            sizes: Iterator[int]
-            if executor is None:
-                sizes = map(partial(_write_here, source, shape), tasks)
-            else:
-                sizes = in_order(executor, _write, tasks, ahead)
-            for rows in sizes:
-                done += rows
-                on_image(done)
+        tasks = deque(zip(parts, paths, strict=True))
+        done, start = 0, perf_counter()
+        while tasks and (workers == 1 or perf_counter() - start < _ALONE_SECONDS):
+            done += _write_here(source, shape, tasks.popleft())
+            on_image(done)
+        for rows in _write_together(source, shape, tasks, workers):
+            done += rows
+            on_image(done)
     return _gather(source, shape, tuple(paths))
 
 
@@ -142,7 +140,7 @@ def encode_images(
     """Yield, chunk by chunk, the PNG bytes of the kept rows, given by their places in the chunk."""
     tasks = list(zip(loaded.paths, kept, [loaded.image_mode] * len(kept), strict=True))
     if workers > 1 and len(loaded) > _FEW_ROWS:
-        with ProcessPoolExecutor(workers, get_context("spawn"), begin_worker) as executor:
+        with _processes(workers, begin_worker) as executor:
             yield from in_order(executor, _encode, tasks, _AHEAD * workers)
     else:
         yield from map(_encode, tasks)
@@ -172,16 +170,26 @@ def _longest_side(payload: Payload | Rejected, limits: Limits) -> int | None:
 _SOURCE: tuple[Source, Shape] | None = None  # set once in each worker process, never in the parent
 
 
-@contextmanager
-def _workers(count: int, source: Source, shape: Shape) -> Iterator[Executor | None]:
-    if count <= 1 or len(source) <= _FEW_ROWS:
-        yield None
+def _write_together(
+    source: Source, shape: Shape, tasks: Collection[tuple[range, Path]], workers: int
+) -> Iterator[int]:
+    if not tasks:
         return
-    executor = ProcessPoolExecutor(count, get_context("spawn"), _begin, (source, shape))
+    with _processes(workers, _begin, source, shape) as executor:
+        yield from in_order(executor, _write, tasks, _AHEAD * workers)
+
+
+@contextmanager
+def _processes(workers: int, begin: Callable[..., None], *given: object) -> Iterator[Executor]:
     try:
-        yield executor
-    finally:
-        executor.shutdown(cancel_futures=True)
+        with ProcessPoolExecutor(workers, get_context("spawn"), begin, given) as executor:
+            yield executor
+    except BrokenProcessPool:
+        raise StageError(
+            "prepare: a worker process died, most likely for want of memory "
+            f"({workers} workers); run the same command again, with a smaller "
+            "execution.workers if need be: it goes on from what is decoded"
+        ) from None
 
 
 def _begin(source: Source, shape: Shape) -> None:

@@ -101,7 +101,7 @@ def _git(root: Path, *arguments: str) -> str | None:
     # A repository's own settings must not start a program here, nor git wait for a lock.
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - git, no shell
             command,
             capture_output=True,
             text=True,

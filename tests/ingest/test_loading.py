@@ -148,6 +148,7 @@ def test_worker_processes_do_not_change_the_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "_FEW_ROWS", 100)
+    monkeypatch.setattr(loading, "_ALONE_SECONDS", 0.0)
     source = read_digits()
     alone = load(source, tmp_path / "one")
     shared = load(source, tmp_path / "two", workers=2)
