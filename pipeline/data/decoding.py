@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.data.images import Images
-from pipeline.data.plain_png import decode_plain_png
+from pipeline.data.plain_png import decode_plain_png, pixel_fault
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 EXTENSIONS = frozenset(
@@ -142,9 +142,22 @@ def decode_image(file: Path | bytes, limits: Limits) -> Decoded | Rejected:
             if plain is not None:
                 return plain
             with _open_image(stream, limits) as image:
-                return _decode(image)
+                decoded = _decode(image)
+                if image.format == "PNG":
+                    _check_png(stream)
+                return decoded
     except _RejectedError as error:
         return error.rejected
+
+
+def _check_png(stream: IO[bytes]) -> None:
+    try:
+        stream.seek(0)
+        fault = pixel_fault(stream.read())
+    except OSError as error:
+        raise _RejectedError(UNREADABLE, _os_detail(error)) from None
+    if fault is not None:
+        raise _RejectedError(DAMAGED, fault)
 
 
 def _decode_plain(stream: IO[bytes], limits: Limits) -> Decoded | None:

@@ -45,7 +45,9 @@ def exif(*entries: tuple[int, int, int, int], following: int = 0) -> bytes:
     """Return an EXIF segment of one IFD; an entry is tag, type, count and value."""
     ifd = struct.pack("<H", len(entries))
     ifd += b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    return segment(0xE1, b"Exif\0\0II*\0" + struct.pack("<I", 8) + ifd + struct.pack("<I", following))
+    return segment(
+        0xE1, b"Exif\0\0II*\0" + struct.pack("<I", 8) + ifd + struct.pack("<I", following)
+    )
 
 
 def multi_picture(seed: int) -> bytes:
@@ -57,7 +59,11 @@ def multi_picture(seed: int) -> bytes:
 
 def cases() -> list[Case]:
     frames: dict[str, tuple[bytes, Outcome, str]] = {
-        "declares 65500 x 65500": (frame(120, width=65_500, height=65_500), "quarantine", "too many pixels"),
+        "declares 65500 x 65500": (
+            frame(120, width=65_500, height=65_500),
+            "quarantine",
+            "too many pixels",
+        ),
         "declares width 0": (frame(121, width=0), "quarantine", ""),
         "declares height 0": (frame(122, height=0), "quarantine", ""),
         "declares 12 bits": (frame(123, bits=12), "quarantine", ""),
@@ -68,49 +74,65 @@ def cases() -> list[Case]:
         "without a frame": (without(128, 0xC0), "quarantine", ""),
         "without a scan": (without(129, 0xDA), "quarantine", ""),
         "arithmetic coding": (
-            saved(picture(130), "JPEG").replace(b"\xff\xc0", b"\xff\xc9"), "either", ""
+            saved(picture(130), "JPEG").replace(b"\xff\xc0", b"\xff\xc9"),
+            "either",
+            "",
         ),
         "lossless coding": (
-            saved(picture(131), "JPEG").replace(b"\xff\xc0", b"\xff\xc3"), "quarantine", ""
+            saved(picture(131), "JPEG").replace(b"\xff\xc0", b"\xff\xc3"),
+            "quarantine",
+            "",
         ),
         "zeros before its start": (bytes(64) + saved(picture(132), "JPEG"), "quarantine", ""),
-        "segment longer than the file": (
-            b"\xff\xd8\xff\xe1\xff\xff" + b"x" * 20, "quarantine", ""
-        ),
+        "segment longer than the file": (b"\xff\xd8\xff\xe1\xff\xff" + b"x" * 20, "quarantine", ""),
         "segment of length 0": (after_start(133, b"\xff\xe1\0\0"), "either", ""),
         "without its end": (saved(picture(134), "JPEG")[:-2], "either", ""),
         "60 segments of 64 KiB in all": (
-            after_start(135, *[segment(0xEF, bytes(1_000))] * 60), "kept", ""
+            after_start(135, *[segment(0xEF, bytes(1_000))] * 60),
+            "kept",
+            "",
         ),
         "markup in its comment": (
-            after_start(136, segment(0xFE, b"<script>alert(1)</script>\x1b[2J")), "kept", ""
+            after_start(136, segment(0xFE, b"<script>alert(1)</script>\x1b[2J")),
+            "kept",
+            "",
         ),
         "profile with a part missing": (
-            after_start(137, segment(0xE2, b"ICC_PROFILE\0\x02\x09junk")), "kept", ""
+            after_start(137, segment(0xE2, b"ICC_PROFILE\0\x02\x09junk")),
+            "kept",
+            "",
         ),
         "orientation 99": (after_start(138, exif((0x0112, 3, 1, 99))), "kept", ""),
         "orientation as a fraction": (after_start(139, exif((0x0112, 5, 1, 26))), "kept", ""),
         "exif that loops": (after_start(140, exif((0x8769, 4, 1, 8), following=8)), "kept", ""),
         "exif cut": (after_start(141, exif((0x0112, 3, 1, 6))[:-12]), "either", ""),
         "exif of 65535 entries": (
-            after_start(142, segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff")), "kept", ""
+            after_start(142, segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff")),
+            "kept",
+            "",
         ),
         "exif that points outside": (
-            after_start(143, exif((0x0112, 3, 9_999, 0xFFFFFFF0))), "kept", ""
+            after_start(143, exif((0x0112, 3, 9_999, 0xFFFFFFF0))),
+            "kept",
+            "",
         ),
-        "exif of a huge count": (
-            after_start(144, exif((0x0112, 12, 0xFFFFFFFF, 8))), "kept", ""
-        ),
+        "exif of a huge count": (after_start(144, exif((0x0112, 12, 0xFFFFFFFF, 8))), "kept", ""),
         "two pictures": (multi_picture(145), "kept", ""),
         "two pictures with the second cut": (multi_picture(147)[:-300], "either", ""),
         "index of pictures that lies": (
-            multi_picture(149).replace(b"\x02\xb0\x07\x00", b"\x02\xb0\x07\xff"), "either", ""
+            multi_picture(149).replace(b"\x02\xb0\x07\x00", b"\x02\xb0\x07\xff"),
+            "either",
+            "",
         ),
         "joined to another": (
-            saved(picture(151), "JPEG") + saved(picture(152), "JPEG"), "kept", ""
+            saved(picture(151), "JPEG") + saved(picture(152), "JPEG"),
+            "kept",
+            "",
         ),
         "restart marks in its pixels": (
-            saved(picture(153), "JPEG")[:-40] + b"\xff\xd3" * 20, "either", ""
+            saved(picture(153), "JPEG")[:-40] + b"\xff\xd3" * 20,
+            "either",
+            "",
         ),
         "grey with a colour transform": (
             saved(picture(154, channels=1), "JPEG")[:2]

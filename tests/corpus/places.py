@@ -43,7 +43,7 @@ _NAMES = {
     "colon": "C:evil",
     "trailing blank": "a ",
     "trailing dot": "a.",
-    "two dots": "..",
+    "two dots": "a..",
     "option": "--help",
     "255 bytes": "x" * 251,
     "255 bytes of emoji": "\U0001f600" * 62 + "abc",
@@ -63,7 +63,7 @@ def cases() -> list[Case]:
         found.append(Case(f"named with {what}", BASE, _named(f"0/{name}.png", number), "kept"))
     # Backslashes would be a path on another system.
     outside: Outcome = "quarantine"
-    for what, name in (("backslashes", "..\\..\\up"), ("a share", "\\\\host\\share")):
+    for what, name in (("backslashes", "up\\..\\..\\a"), ("a share", "\\\\host\\share")):
         leads = "leads out of the folder"
         found.append(Case(f"named with {what}", BASE, _named(f"0/{name}.png", 60), outside, leads))
     for what, (build, says) in _PLACES.items():
@@ -80,7 +80,9 @@ def cases() -> list[Case]:
         Case("a class that is empty", "folder", _empty_class, "error", "holds no image file"),
         Case("one class only", "folder", _one_class, "error", "1 class folders"),
         Case("more classes than the limit", "folder", _many_classes, "error", "class folders"),
-        Case("a path that is no folder", "folder", lambda root: root / "0/000.png", "error", "file"),
+        Case(
+            "a path that is no folder", "folder", lambda root: root / "0/000.png", "error", "file"
+        ),
         Case("a path that is nothing", "folder", lambda root: root / "none", "error", "no such"),
         Case("a path with a zero byte", "folder", lambda root: "a\0b", "error", "prepare.path"),
         Case("a path too long", "folder", lambda root: "x" * 5_000, "error", "prepare.path"),
@@ -115,7 +117,6 @@ def _link(target: str) -> Callable[[Path], str]:
 
 
 def _link_within(root: Path) -> str:
-    (root / "2" / "real.png").write_bytes(png(90))
     (root / ".hidden.png").write_bytes(png(91))
     (root / "0" / "within.png").symlink_to("../.hidden.png")
     return "0/within.png"

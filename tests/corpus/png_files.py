@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from corpus.case import Case, digit, picture
+from corpus.case import Case, Outcome, digit, picture
 from corpus.image_files import image_case, saved
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -90,7 +90,7 @@ def cases() -> list[Case]:
     found = []
     for name, value in bad.items():
         data, says = value if isinstance(value, tuple) else (value, "")
-        found.append(image_case(f"png {name}", data, "png", _EXPECTS.get(name, "quarantine"), says))
+        found.append(image_case(f"png {name}", data, "png", _NEUTRAL.get(name, "quarantine"), says))
     sound = {
         "pixels bomb behind 8 x 8": png(
             header(), chunk(b"IDAT", zlib.compress(rows(60) + bytes(_BOMB_BYTES), 9))
@@ -108,11 +108,18 @@ def cases() -> list[Case]:
         "two headers": png(header(), header(), idat(rows(67))),
         "no end": png(header(), idat(rows(68)), end=False),
     }
-    found += [
-        image_case(f"png {name}", data, "png", _EXPECTS.get(name, "kept"))
-        for name, data in sound.items()
-    ]
+    found += [image_case(f"png {name}", data, "png", "kept") for name, data in sound.items()]
     return found
 
 
-_EXPECTS: dict = {}
+# What is no damage to the pixels, once it is neutralised.
+_NEUTRAL: dict[str, Outcome] = dict.fromkeys(
+    (
+        "compressed text bomb",
+        "international text bomb",
+        "text bombs in a row",
+        "animation of 4 billion frames",
+        "critical chunk unknown",
+    ),
+    "kept",
+)
