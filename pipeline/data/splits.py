@@ -148,62 +148,6 @@ def time_split(
     return sides
 
 
-def join_groups(
-    ids: Sequence[str],
-    groups: Sequence[str | None],
-    clusters: npt.NDArray[np.int64],
-    given: Sequence[str | None],
-) -> tuple[str, ...]:
-    """Return the group of each row: what must not be torn apart.
-
-    Rows of equal pixels, of one named group, or of one cluster of near duplicates belong together,
-    and so do their companions in turn. Where a source itself gives rows of one such set to
-    different splits, each side is a group of its own. A group is called by its least name, or by
-    its least id where it has none.
-
-    Args:
-        ids: (N,) identity of each row's image.
-        groups: (N,) names that the source gives, or None.
-        clusters: (N,) number of each row's cluster.
-        given: (N,) splits that the source gives, or None.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    count = len(ids)
-    rows: list[int] = []
-    nodes: list[int] = []
-    for kind in (ids, groups, clusters.tolist()):
-        numbers: dict[object, int] = {}
-        offset = max(nodes, default=count - 1) + 1
-        for row, value in enumerate(kind):
-            if value is not None:
-                rows.append(row)
-                nodes.append(offset + numbers.setdefault(value, len(numbers)))
-    total = max(nodes, default=count - 1) + 1
-    ones = np.ones(len(rows), dtype=bool)
-    graph = coo_array((ones, (rows, nodes)), shape=(total, total))
-    _, components = connected_components(graph, directed=False)
-    least: dict[tuple[int, str | None], str] = {}
-    keys = list(zip(components[:count].tolist(), given, strict=True))
-    named: set[tuple[int, str | None]] = set()
-    for key, name, identity in zip(keys, groups, ids, strict=True):
-        if name is not None:
-            least[key] = min(least[key], name) if key in named else name
-            named.add(key)
-        elif key not in named:
-            least[key] = min(least.get(key, identity), identity)
-    sides: dict[str, set[str | None]] = {}
-    for (_, side), name in least.items():
-        sides.setdefault(name, set()).add(side)
-    # One name on two given sides would be one group again.
-    names = {
-        key: name if len(sides[name]) == 1 else f"{name}/{key[1] or 'other'}"
-        for key, name in least.items()
-    }
-    return tuple(names[key] for key in keys)
-
-
 def free_train(given: Sequence[str | None]) -> Sequence[str | None]:
     """Return the given splits without `train`, unless validation and test are given too."""
     if {"validation", "test"} <= set(given):
@@ -277,13 +221,21 @@ def _given_sides(groups: Sequence[str], given: Sequence[str | None]) -> dict[str
 
 def _sizes(labels: Labels, groups: Sequence[str], ids: Sequence[str]) -> dict[str, dict[int, int]]:
     """Return group -> class -> distinct images, groups in order of name."""
+    # Most groups are one image: they share their counts, and their id is not kept a second time.
+    single = {label: {label: 1} for label in np.unique(labels).tolist()}
     seen: set[tuple[str, int, str]] = set()
     sizes: dict[str, dict[int, int]] = {}
     for label, group, identity in zip(labels.tolist(), groups, ids, strict=True):
-        counts = sizes.setdefault(group, {})
-        new = (group, label, identity) not in seen
-        counts[label] = counts.get(label, 0) + new
-        seen.add((group, label, identity))
+        counts = sizes.get(group)
+        if counts is None:
+            sizes[group] = single[label]
+        elif group == identity:
+            if label not in counts:
+                sizes[group] = counts | {label: 1}
+        elif (group, label, identity) not in seen:
+            sizes[group] = counts | {label: counts.get(label, 0) + 1}
+        if group != identity:
+            seen.add((group, label, identity))
     return dict(sorted(sizes.items()))
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.checks.examine import Checked
+from pipeline.data.grouping import join_groups
 from pipeline.data.splits import (
     free_train,
-    join_groups,
     long_tail_profile,
     stratified_split,
     thin_to_long_tail,

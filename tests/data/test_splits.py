@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.splits import (
-    join_groups,
     long_tail_profile,
     stratified_split,
     thin_to_long_tail,
@@ -246,21 +245,3 @@ def test_the_latest_are_the_test() -> None:
     assert time_split(labels, unique(40), numbers, 0.2, 0.3, ["a", "b"])[9] == "train"
     with pytest.raises(InputError, match="class 'b': no test images when split by time"):
         time_split(np.asarray([1] * 20 + [0] * 20), unique(40), times, 0.2, 0.3, ["a", "b"])
-
-
-def test_what_belongs_together_is_joined() -> None:
-    ids = ["a", "a", "b", "c", "d", "e"]
-    named = [None, "p", None, "p", None, None]
-    clusters = np.asarray([0, 0, 2, 3, 2, 5])
-    groups = join_groups(ids, named, clusters, [None] * 6)
-    assert groups == ("p", "p", "b", "p", "b", "e")
-
-
-def test_a_group_on_two_given_sides_falls_apart() -> None:
-    named = ["p", "p", "q"]
-    groups = join_groups(["a", "b", "c"], named, np.arange(3), ["test", None, None])
-    assert groups == ("p/test", "p/other", "q")
-    splits = stratified_split(
-        np.zeros(3, dtype=np.int64), groups, 0.3, 0.3, 0, ["test", None, None], ["only"]
-    )
-    assert splits[0] == "test"
