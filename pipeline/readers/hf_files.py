@@ -1,6 +1,7 @@
 """Which files a Hugging Face dataset on disk is made of, and which split each belongs to."""
 
 import json
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,10 @@ def metadata_files(root: Path) -> list[tuple[str, str]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited on for ever
+            raise InputError(f"{path}: a folder, pipe or device, where a file is expected")
+        if status.st_size > _MAX_JSON_BYTES:
             raise InputError(f"{path}: more than {_MAX_JSON_BYTES} bytes of JSON")
         told = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

@@ -48,7 +48,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def files_within(root: Path, ending: str, depth: int) -> list[Path]:
-    """Return the files below `root` that end so, sorted; links and what is unreadable left out.
+    """Return the files below `root` that end so, sorted; links, pipes, the unreadable left out.
 
     Args:
         root: a folder.
@@ -67,7 +67,9 @@ def files_within(root: Path, ending: str, depth: int) -> list[Path]:
                     if entry.is_dir(follow_symlinks=False):
                         if level < depth:
                             waiting.append((folder / entry.name, level + 1))
-                    elif entry.name.lower().endswith(ending) and not entry.is_symlink():
+                    elif entry.name.lower().endswith(ending) and entry.is_file(
+                        follow_symlinks=False
+                    ):
                         found.append(folder / entry.name)
         except OSError:
             continue

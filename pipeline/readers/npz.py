@@ -6,6 +6,7 @@ Format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 """
 
 import math
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -42,7 +43,10 @@ _KEYS = "train_images and train_labels (val_, test_), x_train and y_train, or im
 _TEXT_KEYS = ("classes", "splits", "groups")
 _MAX_MEMBERS = 1_000
 _MAX_HEADER_BYTES = 10_000
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError),
+    *(SyntaxError, tokenize.TokenError, MemoryError),  # of headers that are no Python literal
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ def read_npz(path: Path, limits: ReadLimits) -> Source:
     Raises:
         InputError: the file is no sound .npz, has none of the keys, or breaks a limit.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited on for ever
+        raise InputError(f"{path}: a folder, pipe or device; name an .npz file")
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(path, archive, limits)

@@ -162,9 +162,11 @@ def open_table(kind: Kind, path: Path, image: str | None) -> _ParquetTable | _Ar
     """Return an opened table with `schema`, `group_rows` and `column(group, name)`.
 
     Raises:
-        InputError: a row group is too large.
+        InputError: a row group is too large, or it is no regular file.
         ArrowException: the file is damaged.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited on for ever
+        raise InputError(f"{path}: a folder, pipe or device, where a file is expected")
     return _ParquetTable(path, image) if kind == "parquet" else _ArrowTable(path)
 
 

@@ -161,7 +161,10 @@ class Verdict(Record):
     Attributes:
         reasons: why care is needed, or why not; may be empty.
         winning_share: share of synthetic draws in the best synthetic arm.
-        interval_points: of the gain; it alone decides.
+        interval_points: of the gain over the best baseline; its low end must be above zero.
+        twin: the same training as the best synthetic arm's, without synthetic images.
+        own_gain_points: gain over the twin; None where it took no part.
+        own_interval_points: of that gain; its low end must be above zero too.
         confidence: as it was asked for.
         level: of the interval, at least `confidence`: more where seeds were added after a look.
     """
@@ -176,6 +179,9 @@ class Verdict(Record):
     interval_points: tuple[float, float]
     confidence: float
     level: float
+    twin: str | None = None
+    own_gain_points: float | None = None
+    own_interval_points: tuple[float, float] | None = None
     tail_gain_points: float
     tail_interval_points: tuple[float, float]
     tail_classes: list[str]

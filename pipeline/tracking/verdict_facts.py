@@ -109,6 +109,7 @@ def arm_numbers(arm: Mapping[str, Any]) -> dict[str, float]:
 def _headline(verdict: Mapping[str, Any]) -> dict[str, float]:
     low, high = pair(verdict.get("interval_points"))
     tail_low, tail_high = pair(verdict.get("tail_interval_points"))
+    own_low, own_high = pair(verdict.get("own_interval_points"))
     arms = {str(arm.get("name")): arm for arm in records(verdict.get("arms"))}
     rows = records(verdict.get("per_class"))
     values: dict[str, object] = {
@@ -118,6 +119,9 @@ def _headline(verdict: Mapping[str, Any]) -> dict[str, float]:
         "tail_gain_points": verdict.get("tail_gain_points"),
         "tail_gain_low_points": tail_low,
         "tail_gain_high_points": tail_high,
+        "own_gain_points": verdict.get("own_gain_points"),
+        "own_gain_low_points": own_low,
+        "own_gain_high_points": own_high,
         "use": float(verdict.get("decision") in ("use", "use_with_care")),
         "use_with_care": float(verdict.get("decision") == "use_with_care"),
         "regressed_classes": sum(row.get("regressed") is True for row in rows) if rows else None,

@@ -34,7 +34,7 @@ class Case:
             own path).
         expects: what must become of it.
         says: the reason of the quarantine, or a part of the error.
-        rows: rows that are kept beside the good ones, for `kept`.
+        rows: rows that are kept beside the good ones; None: one if it is kept, else none.
     """
 
     name: str
@@ -42,7 +42,12 @@ class Case:
     build: Callable[[Path], str | Path | None]
     expects: Outcome
     says: str = ""
-    rows: int = 1
+    rows: int | None = None
+
+    @property
+    def more(self) -> int:
+        """Rows beside the good ones; of `either` it cannot be told."""
+        return int(self.expects == "kept") if self.rows is None else self.rows
 
     @property
     def shared(self) -> bool:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-
 from corpus.case import Case, Outcome, digit, picture, put
+from PIL import Image
 
 BASE = "image folder"
 
@@ -59,7 +58,6 @@ def image_case(
     ending: str,
     expects: Outcome = "quarantine",
     says: str = "",
-    rows: int = 1,
 ) -> Case:
     """Return the case of one image file beside good ones."""
     file = f"0/{name.replace(' ', '-')}.{ending}"
@@ -67,7 +65,7 @@ def image_case(
     def build(root: Path) -> str:
         return put(root, file, data if isinstance(data, bytes) else data())
 
-    return Case(name, BASE, build, expects, says, rows)
+    return Case(name, BASE, build, expects, says)
 
 
 def cases() -> list[Case]:
@@ -114,7 +112,7 @@ def _foreign() -> list[Case]:
         "one byte": b"\x89",
         "a line break": b"\n",
         "zero bytes of text": bytes(10_000),
-        "text": "not an image at all\n".encode() * 9,
+        "text": b"not an image at all\n" * 9,
         "html": b"<html><script>alert(1)</script></html>",
         "svg": svg,
         "gzipped svg": gzip.compress(svg, mtime=0),

@@ -3,10 +3,9 @@
 import io
 import struct
 
-from PIL import Image
-
 from corpus.case import Case, Outcome, picture
 from corpus.image_files import image_case, saved
+from PIL import Image
 
 
 def segment(marker: int, data: bytes) -> bytes:

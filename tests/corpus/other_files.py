@@ -4,10 +4,9 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
-
 from corpus.case import Case, Outcome, digit, picture
 from corpus.image_files import image_case, saved
+from PIL import Image
 
 Bad = dict[str, tuple[bytes, Outcome, str]]
 

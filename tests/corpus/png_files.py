@@ -4,7 +4,6 @@ import struct
 import zlib
 
 import numpy as np
-
 from corpus.case import Case, Outcome, digit, picture
 from corpus.image_files import image_case, saved
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from corpus.case import Case, good_pixels
 from readers.fixtures import FORMATS, csv_manifest
 
-from corpus.case import Case, good_pixels
 from pipeline.errors import InputError
 from pipeline.hashing import digest_pixels
 from pipeline.params import PrepareParams

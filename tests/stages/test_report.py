@@ -172,6 +172,13 @@ def test_an_interval_across_zero_is_called_so(tmp_path: Path) -> None:
     assert "lies above zero" not in text
 
 
+def test_the_gain_over_the_same_training_without_them_is_told(tmp_path: Path) -> None:
+    fake = Fake(decision="do_not_use", gain=(0.4, -0.5, 1.3))
+    text = " ".join(Page(write_page(tmp_path, fake)).text.split())
+    assert "Gain over real_augmented, the same training without them +0.65 points" in text
+    assert "0.00 to +1.80" in text
+
+
 def test_care_is_asked_for_with_its_reasons(tmp_path: Path) -> None:
     reasons = ["Class digit 0 loses 3.2 points of recall.", "<b>Few</b> test images."]
     verdict = {"decision": "use_with_care", "reasons": reasons, "regressed": (0,)}
