@@ -267,6 +267,23 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
             if member.size < 0 or member.offset_data + member.size > size:
                 raise tarfile.ReadError(f"ends within {member.name[:100]!r}")
             yield member
+        _check_end(file, archive.offset)
+
+
+def _check_end(file: BinaryIO, at: int) -> None:
+    """Refuse a shard with more than zeros after its last member.
+
+    tarfile takes a damaged header for the end, and stops at the end of the first of two archives
+    that were joined: what follows would be lost without a word.
+    """
+    block = os.pread(file.fileno(), tarfile.BLOCKSIZE, at)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("ends without its two blocks of zeros: cut off")
+    while block:
+        if block.strip(b"\0"):
+            raise tarfile.ReadError(f"no member and no end at byte {at}")
+        at += len(block)
+        block = os.pread(file.fileno(), _MAX_HEADER_BYTES, at)
 
 
 def _shards(path: Path) -> list[Path]:

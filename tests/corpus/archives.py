@@ -48,7 +48,7 @@ def _samples() -> list[Case]:
         ),
         "an absolute name": ("/etc/replenish", {"png": png(514), "cls": b"0"}, "kept", ""),
         "a name that climbs": ("../../../up", {"png": png(515), "cls": b"0"}, "kept", ""),
-        "a name with backslashes": ("..\\..\\up", {"png": png(516), "cls": b"0"}, "kept", ""),
+        "a name with backslashes": ("C:\\up", {"png": png(516), "cls": b"0"}, "kept", ""),
         "a name with escape": ("\x1b[2J", {"png": png(517), "cls": b"0"}, "kept", ""),
         "a name with a line break": ("a\nb", {"png": png(518), "cls": b"0"}, "kept", ""),
         "a name that turns": ("a\u202eb", {"png": png(519), "cls": b"0"}, "kept", ""),
@@ -57,7 +57,7 @@ def _samples() -> list[Case]:
         "a name of 5000 letters": ("n" * 5_000, {"png": png(522), "cls": b"0"}, "kept", ""),
         "a name of no text": (os.fsdecode(b"\xff\xfe"), {"png": png(523), "cls": b"0"}, "kept", ""),
         "a pickle beside": ("s/r", {"png": png(524), "cls": b"0", "pyd": b"\x80\x04."}, "kept", ""),
-        "a name for the second time": ("00025", {"png": png(525), "cls": b"1"}, "quarantine", "listed more"),
+        "a name for the second time": ("00025", {"png": png(525), "cls": b"2"}, "quarantine", "listed more"),
     }  # fmt: skip
     return [
         Case(f"tar sample of {what}", "tar members", _sample(key, parts), expects, says)
@@ -134,6 +134,8 @@ def _shards() -> list[Case]:
     extended.type, extended.size = tarfile.XHDTYPE, 1 << 30
     changes: dict[str, Callable[[bytes], bytes]] = {
         "cut in a member": lambda data: data[: data.index(b"00030.png") + 520],
+        "cut at a member's end": lambda data: data[: data.index(b"00030.png")],
+        "two archives joined": lambda data: data + data,
         "cut in a header": lambda data: data[: data.index(b"00030.png") + 100],
         "gzipped": lambda data: gzip.compress(data, mtime=0),
         "zeros and an image": lambda data: png(0),
@@ -148,18 +150,16 @@ def _shards() -> list[Case]:
         "a name of 1 GiB": lambda data: long_name.tobuf() + data,
         "an extended header of 1 GiB": lambda data: extended.tobuf() + data,
         "an extended header of junk": lambda data: _extended(b"junk without lengths\n") + data,
-        "an extended header of long lengths": lambda data: _extended(b"99999999 path=a\n") + data,
+        "an extended header of length 0": lambda data: _extended(b"0 path=a\n") + data,
         "an extended header of a size": lambda data: _extended(b"22 size=99999999999999\n") + data,
         "an extended header of size -1": lambda data: _extended(b"11 size=-1\n") + data,
         "a sparse map of junk": lambda data: (
             _extended(b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n") + data
         ),
     }
-    loose = {"an extended header of junk", "nothing"}
     found = [
         Case(f"shard of {what}", "webdataset", damaged(SHARD, change), "error", SHARD)
         for what, change in changes.items()
-        if what not in loose
     ]
     return [
         *found,

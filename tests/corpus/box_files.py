@@ -79,7 +79,7 @@ def _images() -> list[Case]:
         "an absolute name": ({"file_name": "/etc/passwd"}, "/etc/passwd", OUT),
         "a name of backslashes": ({"file_name": "..\\x.png"}, "..\\x.png", OUT),
         "a name with a zero byte": ({"file_name": "a\0.png"}, "a\\x00.png", OUT),
-        "a name of nothing": ({"file_name": ""}, "images", "image without a box"),
+        "a name of nothing": ({"file_name": ""}, "", OUT),
         "a name that is a number": ({"file_name": 7}, malformed, "malformed row"),
         "a name that is null": ({"file_name": None}, malformed, "malformed row"),
         "a name with escape": ({"file_name": "\x1b.png"}, "images/\\x1b.png", "image without a box"),

@@ -175,8 +175,8 @@ def test_an_interval_across_zero_is_called_so(tmp_path: Path) -> None:
 def test_the_gain_over_the_same_training_without_them_is_told(tmp_path: Path) -> None:
     fake = Fake(decision="do_not_use", gain=(0.4, -0.5, 1.3))
     text = " ".join(Page(write_page(tmp_path, fake)).text.split())
-    assert "Gain over real_augmented, the same training without them +0.65 points" in text
-    assert "0.00 to +1.80" in text
+    told_gain = "the same training without them+0.65 points+0.00 to +1.80"
+    assert f"Gain over real_augmented, {told_gain}" in text
 
 
 def test_care_is_asked_for_with_its_reasons(tmp_path: Path) -> None:
