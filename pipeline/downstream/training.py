@@ -79,6 +79,9 @@ class Trainers:
     """Whoever trains: processes that stay for all pairs of a comparison, or this one.
 
     Used as a context; no process is left when it ends, however it ends.
+
+    Attributes:
+        bench: the rows.
     """
 
     def __init__(self, params: EvaluateParams, sources: Sources) -> None:
@@ -89,7 +92,7 @@ class Trainers:
             sources: where the rows lie, and where finished pairs are kept.
         """
         self._params, self._sources = params, sources
-        self._bench = sources.bench(params.seed)
+        self.bench = sources.bench(params.seed)
         self._device = pick_device(params.execution.device)
         self._workers = params.execution.workers or usable_cores()
         # spawn: torch's threads do not survive a fork. A spawned worker reads the stores itself,
@@ -117,7 +120,7 @@ class Trainers:
         done: dict[Pair, Predictions] = {}
         waiting: list[Pair] = []
         for pair in pairs:
-            found = read_run(run_path(runs, pair), self._bench)
+            found = read_run(run_path(runs, pair), self.bench)
             if found is None or not _model_is_kept(self._sources, pair):
                 waiting.append(pair)
             else:
@@ -127,7 +130,7 @@ class Trainers:
         finished = self._train_here(waiting) if alone else self._train_in_workers(waiting)
         with closing(finished):  # an error below must not leave it to the garbage collector
             for pair in finished:
-                result = read_run(run_path(runs, pair), self._bench)
+                result = read_run(run_path(runs, pair), self.bench)
                 if result is None:
                     raise StageError(
                         f"{run_path(runs, pair)}: not readable after it was written; check the "
@@ -156,8 +159,8 @@ class Trainers:
         views: Views | None = None
         for pair in pairs:
             with torch_threads(1):
-                views = _views_for(pair, views, self._bench, self._params)
-                _do(self._bench, self._params, pair, self._device, None, views, self._sources)
+                views = _views_for(pair, views, self.bench, self._params)
+                _do(self.bench, self._params, pair, self._device, None, views, self._sources)
             yield pair
 
     def _train_in_workers(self, pairs: Sequence[Pair]) -> Generator[Pair, None, None]:

@@ -125,8 +125,8 @@ def evaluate(
     sources = Sources(dataset, accepted, runs, rivals)
     steps = classifier_steps(params.steps, len(train))
     parts = {"train": train, "validation": validation, "test": test, "synthetic": synthetic}
-    user = UserArms(params, info, parts, sources.bench(params.seed), steps, runs, tracker)
     with Trainers(params, sources) as trainers:
+        user = UserArms(params, info, parts, trainers.bench, steps, runs, tracker)
         comparison = compare(
             families,
             params,

@@ -8,11 +8,11 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from readers.fixtures import add_member
-
 from corpus.case import Case, Outcome
 from corpus.places import png
 from corpus.tables import damaged
+from readers.fixtures import add_member
+
 from pipeline.readers.naming import printable
 
 SHARD = "000001.tar"
@@ -149,7 +149,6 @@ def _shards() -> list[Case]:
         "a size of letters": _field(124, b"zzzzzzzzzzz\0"),
         "a name of 1 GiB": lambda data: long_name.tobuf() + data,
         "an extended header of 1 GiB": lambda data: extended.tobuf() + data,
-        "an extended header of junk": lambda data: _extended(b"junk without lengths\n") + data,
         "an extended header of length 0": lambda data: _extended(b"0 path=a\n") + data,
         "an extended header of a size": lambda data: _extended(b"22 size=99999999999999\n") + data,
         "an extended header of size -1": lambda data: _extended(b"11 size=-1\n") + data,
@@ -161,8 +160,10 @@ def _shards() -> list[Case]:
         Case(f"shard of {what}", "webdataset", damaged(SHARD, change), "error", SHARD)
         for what, change in changes.items()
     ]
+    junk = damaged(SHARD, lambda data: _extended(b"junk without lengths\n") + data)
     return [
         *found,
+        Case("shard of an extended header of junk", "webdataset", junk, "kept", rows=0),
         Case("shard that is a pipe", "webdataset", _add_pipe, "kept", rows=0),
         Case("shard that is a link out", "webdataset", _add_link, "kept", rows=0),
         Case("shard that is a folder", "webdataset", _add_folder, "kept", rows=0),

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from corpus.case import Case, digit, edit_json
 from corpus.hub_sets import pipe
 from corpus.tables import damaged
+from PIL import Image
+
 from pipeline.readers.naming import printable
 
 JSON = "annotations/instances.json"
@@ -240,9 +240,7 @@ def body(file: str = "0.png", label: str = "0", box: str = "1") -> str:
 
 
 def _xml() -> list[Case]:
-    laughs = "".join(
-        f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "ha"}">' for i in range(12)
-    )
+    laughs = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "ha"}">' for i in range(12))
     itself = "Annotations/{}.xml"
     box = "JPEGImages/0.png#0"
     texts: dict[str, tuple[str | bytes, str, str]] = {
@@ -342,6 +340,7 @@ def _whole_voc() -> list[Case]:
         Case("voc of damaged files", "voc", all_damaged, "error", "no usable item"),
         Case("voc file that is a link out", "voc", link_out, "kept", rows=0),
         Case("voc file that is a pipe", "voc", pipe_xml, "kept", rows=0),
-        Case("voc without annotations", "voc", lambda root: root / "JPEGImages", "error", "no Pascal"),
+        Case(
+            "voc without annotations", "voc", lambda root: root / "JPEGImages", "error", "no Pascal"
+        ),
     ]
-

@@ -4,21 +4,22 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from corpus.case import Case, good_pixels
+from corpus.case import good_pixels
 from readers.fixtures import FORMATS, csv_manifest
 
+from pipeline.data.images import encode_png
 from pipeline.errors import InputError
 from pipeline.hashing import digest_pixels
 from pipeline.params import PrepareParams
 from pipeline.stages.prepare import run
 from pipeline.tracking.tracker import NullTracker
 
-SET, OUT, OUTSIDE, CANARY = "set", "out", "outside.png", "canary"
+SET, OUT, CWD, OUTSIDE, CANARY = "set", "out", "cwd", "outside.png", "canary"
 LIMITS = {
     "max_file_bytes": 1 << 20,
     "max_image_pixels": 1 << 20,
@@ -74,18 +75,16 @@ def good_ids() -> set[str]:
     return {digest_pixels(image) for image in good_pixels()}
 
 
-def place(base: str, good: Path, root: Path) -> Path:
-    """Copy a good set below `root`, with things beside it that must stay as they are."""
-    root.mkdir(parents=True)
+def place(good: Path, root: Path) -> Path:
+    """Copy a good set below `root`, beside things that must stay as they are."""
+    (root / CWD).mkdir(parents=True)
     (root / CANARY).write_text("sings")
-    shutil.copy(good / "0" / "000.png" if (good / "0").is_dir() else __file__, root / OUTSIDE)
+    (root / OUTSIDE).write_bytes(encode_png(good_pixels()[0]))
     shutil.copytree(good, root / SET)
     return root / SET
 
 
-def prepare(
-    base: str, path: Path | str, root: Path, monkey_cwd: Callable[[Path], None] | None = None
-) -> Ran:
+def prepare(base: str, path: Path | str, root: Path) -> Ran:
     """Run prepare on `path` into `root / OUT`."""
     params = PrepareParams(
         source=BASES[base][0],
@@ -123,11 +122,5 @@ def snapshot(root: Path) -> dict[str, tuple[int, int, int]]:
         for name in (*folders, *files):
             path = os.path.join(folder, name)  # noqa: PTH118 (names that are no text)
             status = os.lstat(path)
-            # The root itself may change: the output folder is made in it.
-            time = status.st_mtime_ns
-            found[path] = (stat.S_IFMT(status.st_mode), status.st_size, time)
+            found[path] = (stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns)
     return found
-
-
-def built(cases: Sequence[Case], folder: Path) -> list[str | Path | None]:
-    return [case.build(folder) for case in cases]

@@ -7,7 +7,6 @@ from pathlib import Path
 from corpus.case import Case
 
 FILE = "params.yaml"
-_TAG = "{}: not readable as YAML"
 
 
 def cases() -> list[Case]:
@@ -74,6 +73,7 @@ def cases() -> list[Case]:
     ]
     return [
         *found,
+        Case("params of 200000 keys", "params", _write("a: 1\n" * 200_000), "error", "larger than"),
         Case("params of 1 GiB", "params", _sparse, "error", "larger than"),
         Case("params that are a pipe", "params", _pipe, "error", "no such params file"),
         Case("params that are a folder", "params", _folder, "error", "no such params file"),
