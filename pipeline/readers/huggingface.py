@@ -31,7 +31,7 @@ from pipeline.readers.naming import UNKNOWN_SPLIT, printable, split_of
 from pipeline.readers.parquet_images import TableImages, batches_of, is_image_type, open_table
 from pipeline.readers.rows import Kept, Rows
 from pipeline.readers.source import Source
-from pipeline.readers.tables import check_type, match_columns, one_line, read_table
+from pipeline.readers.tables import check_type, match_columns, one_line, read_table, table_faults
 
 HUB = "hub:"  # prepare.path = hub:owner/name or hub:owner/name@revision
 
@@ -65,7 +65,7 @@ def recognise_huggingface(path: Path, columns: Columns | None = None) -> str | N
         return None
     try:
         table = open_table("parquet", parts[0].files[0], None)
-    except (InputError, OSError, ValueError):  # pyarrow's errors are ValueErrors and OSErrors
+    except (InputError, *table_faults()):
         return None
     schema = table.schema
     image = next((field.name for field in schema if is_image_type(field.type)), None)
@@ -158,7 +158,7 @@ def read_parts(
                 file_of += [len(files)] * len(table.group_rows)
                 group_of += range(len(table.group_rows))
                 files.append(path)
-            except (OSError, ValueError, KeyError, MemoryError) as error:
+            except table_faults() as error:
                 raise InputError(
                     f"{path}: a damaged {part.kind} file ({one_line(error)}); save it again"
                 ) from None

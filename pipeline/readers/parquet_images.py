@@ -18,7 +18,7 @@ from pipeline.data.decoding import DAMAGED, EMPTY_FILE, FILE_TOO_LARGE, UNREADAB
 from pipeline.errors import InputError
 from pipeline.hashing import digest_bytes
 from pipeline.readers.source import NO_FILE, Payload
-from pipeline.readers.tables import THRIFT_LIMITS, one_line, texts
+from pipeline.readers.tables import THRIFT_LIMITS, one_line, table_faults, texts
 
 Kind = Literal["parquet", "arrow"]
 
@@ -76,7 +76,7 @@ class TableImages:
             if not cell.is_valid:
                 return Rejected(NO_FILE, "the cell holds no bytes of an image")
             data = (cell.value if pa.types.is_dictionary(cell.type) else cell).as_buffer()
-        except (pa.ArrowException, OSError, ValueError, IndexError, MemoryError) as error:
+        except table_faults() as error:
             return Rejected(DAMAGED, one_line(error))
         if len(data) > self.max_bytes:
             detail = f"{len(data)} bytes; at most {self.max_bytes} are read (max_file_bytes)"
@@ -96,7 +96,9 @@ class TableImages:
         if file not in self._open:
             self._open.clear()  # one file at a time: a set may have thousands of them
             self._open[file] = open_table(self.kind, self.files[file], self.column)
-        values = image_bytes(self._open[file].column(int(self.group_of[group]), self.column))
+        column = self._open[file].column(int(self.group_of[group]), self.column)
+        column.validate()  # or Arrow ends the process where a struct's part has a length below 0
+        values = image_bytes(column)
         values.validate(full=True)
         self._kept[group] = values
         while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > _KEPT_BYTES:

@@ -179,7 +179,6 @@ def _json_rows(
 
 
 def _parquet_rows(path: Path, columns: Mapping[str, str], needed: Sequence[str]) -> Iterator[Row]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
@@ -198,7 +197,7 @@ def _parquet_rows(path: Path, columns: Mapping[str, str], needed: Sequence[str])
                 for i in range(batch.num_rows):
                     number += 1
                     yield Row(number, {field: values[i] for field, values in cells.items()})
-    except (pa.ArrowException, ValueError, OSError, MemoryError) as error:
+    except table_faults() as error:
         raise InputError(f"{path}: damaged Parquet ({one_line(error)})") from None
 
 
@@ -241,6 +240,14 @@ def texts(values: Any) -> list[str | None]:
 def one_line(error: BaseException) -> str:
     """Return what an error says, short, on one line, and safe to be shown."""
     return printable(" ".join(str(error).split())[:200])
+
+
+def table_faults() -> tuple[type[Exception], ...]:
+    """Return what pyarrow and its wrappers raise over a damaged file."""
+    import pyarrow as pa
+
+    # Not all of Arrow's own are ValueErrors: types it does not know are NotImplementedErrors.
+    return (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError)
 
 
 def _cell(value: Any) -> str | None:

@@ -28,23 +28,74 @@ def _samples() -> list[Case]:
         "no label": ("s/a", {"png": png(500)}, "quarantine", "no label"),
         "no image": ("s/b", {"cls": b"0"}, "quarantine", "no image in the sample"),
         "two images": ("s/c", {"png": png(501), "jpg": png(502), "cls": b"0"}, "quarantine", ""),
-        "two labels": ("s/d", {"png": png(503), "cls": b"0", "CLS": b"1"}, "quarantine", "malformed row"),
+        "two labels": (
+            "s/d",
+            {"png": png(503), "cls": b"0", "CLS": b"1"},
+            "quarantine",
+            "malformed row",
+        ),
         "an image of nothing": ("s/e", {"png": b"", "cls": b"0"}, "quarantine", "empty file"),
         "an image of text": ("s/f", {"png": b"text", "cls": b"0"}, "quarantine", "not an image"),
-        "an image of 2 MB": ("s/g", {"png": bytes(2 << 20), "cls": b"0"}, "quarantine", "too large"),
-        "a label with escape": ("s/h", {"png": png(504), "cls": b"\x1b[2J"}, "quarantine", "label that"),
-        "a label of no text": ("s/i", {"png": png(505), "cls": b"\xff\xfe"}, "quarantine", "label that"),
+        "an image of 2 MB": (
+            "s/g",
+            {"png": bytes(2 << 20), "cls": b"0"},
+            "quarantine",
+            "too large",
+        ),
+        "a label with escape": (
+            "s/h",
+            {"png": png(504), "cls": b"\x1b[2J"},
+            "quarantine",
+            "label that",
+        ),
+        "a label of no text": (
+            "s/i",
+            {"png": png(505), "cls": b"\xff\xfe"},
+            "quarantine",
+            "label that",
+        ),
         "a label below 0": ("s/j", {"png": png(506), "cls": b"-7"}, "quarantine", "no label"),
-        "a label of 100 kB": ("s/k", {"png": png(507), "cls": b"x" * 100_000}, "quarantine", "malformed"),
-        "json that is none": ("s/l", {"png": png(508), "json": b"{'"}, "quarantine", "malformed row"),
-        "json that is a list": ("s/m", {"png": png(509), "json": b"[]"}, "quarantine", "malformed row"),
-        "json that is deep": ("s/n", {"png": png(510), "json": b"[" * 60_000}, "quarantine", "malformed"),
-        "json of a long number": ("s/o", {"png": png(511), "json": b"9" * 9_999}, "quarantine", "malformed"),
+        "a label of 100 kB": (
+            "s/k",
+            {"png": png(507), "cls": b"x" * 100_000},
+            "quarantine",
+            "malformed",
+        ),
+        "json that is none": (
+            "s/l",
+            {"png": png(508), "json": b"{'"},
+            "quarantine",
+            "malformed row",
+        ),
+        "json that is a list": (
+            "s/m",
+            {"png": png(509), "json": b"[]"},
+            "quarantine",
+            "malformed row",
+        ),
+        "json that is deep": (
+            "s/n",
+            {"png": png(510), "json": b"[" * 60_000},
+            "quarantine",
+            "malformed",
+        ),
+        "json of a long number": (
+            "s/o",
+            {"png": png(511), "json": b"9" * 9_999},
+            "quarantine",
+            "malformed",
+        ),
         "json with a list as label": (
-            "s/p", {"png": png(512), "json": b'{"label": [1]}'}, "quarantine", "malformed row"
+            "s/p",
+            {"png": png(512), "json": b'{"label": [1]}'},
+            "quarantine",
+            "malformed row",
         ),
         "json with an unknown split": (
-            "s/q", {"png": png(513), "json": b'{"label": "0", "split": "x"}'}, "quarantine", "unknown split"
+            "s/q",
+            {"png": png(513), "json": b'{"label": "0", "split": "x"}'},
+            "quarantine",
+            "unknown split",
         ),
         "an absolute name": ("/etc/replenish", {"png": png(514), "cls": b"0"}, "kept", ""),
         "a name that climbs": ("../../../up", {"png": png(515), "cls": b"0"}, "kept", ""),
@@ -57,8 +108,13 @@ def _samples() -> list[Case]:
         "a name of 5000 letters": ("n" * 5_000, {"png": png(522), "cls": b"0"}, "kept", ""),
         "a name of no text": (os.fsdecode(b"\xff\xfe"), {"png": png(523), "cls": b"0"}, "kept", ""),
         "a pickle beside": ("s/r", {"png": png(524), "cls": b"0", "pyd": b"\x80\x04."}, "kept", ""),
-        "a name for the second time": ("00025", {"png": png(525), "cls": b"2"}, "quarantine", "listed more"),
-    }  # fmt: skip
+        "a name for the second time": (
+            "00025",
+            {"png": png(525), "cls": b"2"},
+            "quarantine",
+            "listed more",
+        ),
+    }
     return [
         Case(f"tar sample of {what}", "tar members", _sample(key, parts), expects, says)
         for what, (key, parts, expects, says) in samples.items()

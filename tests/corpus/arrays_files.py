@@ -203,11 +203,11 @@ def _npz() -> list[Case]:
             "do not agree",
         ),
         "a bomb": (
-            {"images.npy": npy(head("(40, 8, 8)"), bytes(64 << 20)), "labels.npy": labels},
+            {"images.npy": npy(head("(40, 8, 8)"), bytes(16 << 20)), "labels.npy": labels},
             "do not agree",
         ),
         "a bomb as text": (
-            {"images.npy": good, "labels.npy": npy(head("(1,)", "<U20000000"), bytes(80 << 20))},
+            {"images.npy": good, "labels.npy": npy(head("(1,)", "<U4000000"), bytes(16 << 20))},
             "labels",
         ),
     }
@@ -320,4 +320,4 @@ def _packed(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
 def _bomb(root: Path) -> None:
     data = (root / IMAGES).read_bytes()
     (root / IMAGES).unlink()
-    (root / f"{IMAGES}.gz").write_bytes(gzip.compress(data + bytes(64 << 20), 9, mtime=0))
+    (root / f"{IMAGES}.gz").write_bytes(gzip.compress(data + bytes(16 << 20), 9, mtime=0))

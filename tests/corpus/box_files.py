@@ -44,12 +44,20 @@ def _annotations() -> list[Case]:
         "a category of escapes": ({"category_id": "\x1b[2J"}, "images/0.png#{id}", "unknown label"),
         "a category of null": ({"category_id": None}, "images/0.png#{id}", "unknown label"),
         "an image unknown": ({"image_id": 999}, "annotations[{n}] of instances.json", "malformed"),
-        "an image of a list": ({"image_id": [0]}, "annotations[{n}] of instances.json", "malformed"),
-        "an image of a mapping": ({"image_id": {}}, "annotations[{n}] of instances.json", "malformed"),
+        "an image of a list": (
+            {"image_id": [0]},
+            "annotations[{n}] of instances.json",
+            "malformed",
+        ),
+        "an image of a mapping": (
+            {"image_id": {}},
+            "annotations[{n}] of instances.json",
+            "malformed",
+        ),
         "null": (None, "annotations[{n}] of instances.json", "malformed row"),
         "a list": ([1], "annotations[{n}] of instances.json", "malformed row"),
         "text": ("x", "annotations[{n}] of instances.json", "malformed row"),
-    }  # fmt: skip
+    }
     return [
         Case(f"coco annotation of {what}", "coco items", _annotation(one, name), "quarantine", says)
         for what, (one, name, says) in changes.items()
@@ -82,9 +90,15 @@ def _images() -> list[Case]:
         "a name of nothing": ({"file_name": ""}, "", OUT),
         "a name that is a number": ({"file_name": 7}, malformed, "malformed row"),
         "a name that is null": ({"file_name": None}, malformed, "malformed row"),
-        "a name with escape": ({"file_name": "\x1b.png"}, "images/\\x1b.png", "image without a box"),
+        "a name with escape": (
+            {"file_name": "\x1b.png"},
+            "images/\\x1b.png",
+            "image without a box",
+        ),
         "a name of half a character": (
-            {"file_name": "\ud800.png"}, "images/\\ud800.png", "image without a box"
+            {"file_name": "\ud800.png"},
+            "images/\\ud800.png",
+            "image without a box",
         ),
         "an id of null": ({"id": None}, malformed, "malformed row"),
         "an id of a list": ({"id": [1]}, malformed, "malformed row"),
@@ -102,7 +116,7 @@ def _images() -> list[Case]:
             "images/odd.png",
             "image without a box",
         ),
-    }  # fmt: skip
+    }
     found = [
         Case(f"coco image of {what}", "coco items", _image(one, name), "quarantine", says)
         for what, (one, name, says) in changes.items()
@@ -246,27 +260,52 @@ def _xml() -> list[Case]:
     texts: dict[str, tuple[str | bytes, str, str]] = {
         "an outer entity": (
             '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>' + body(label="&x;"),
-            itself, "malformed row",
+            itself,
+            "malformed row",
         ),
         "an entity of the web": (
-            '<!DOCTYPE a [<!ENTITY % x SYSTEM "http://127.0.0.1:9/x"> %x;]>' + body(), itself, "malformed"
+            '<!DOCTYPE a [<!ENTITY % x SYSTEM "http://127.0.0.1:9/x"> %x;]>' + body(),
+            itself,
+            "malformed",
         ),
         "a billion laughs": (f"<!DOCTYPE a [{laughs}]>" + body(label="&l11;"), itself, "malformed"),
         "a swollen entity": (
-            f'<!DOCTYPE a [<!ENTITY x "{"x" * 9_999}">]>' + body(label="&x;" * 9_999), itself, "malformed"
+            f'<!DOCTYPE a [<!ENTITY x "{"x" * 9_999}">]>' + body(label="&x;" * 9_999),
+            itself,
+            "malformed",
         ),
-        "an outer DTD": ('<!DOCTYPE a SYSTEM "file:///etc/passwd">' + body(), itself, "malformed row"),
+        "an outer DTD": (
+            '<!DOCTYPE a SYSTEM "file:///etc/passwd">' + body(),
+            itself,
+            "malformed row",
+        ),
         "an entity unknown": (body(label="&x;"), itself, "malformed row"),
         "half": (body()[:150], itself, "malformed row"),
         "nothing": ("", itself, "malformed row"),
         "an image": (bytes(range(256)), itself, "malformed row"),
         "1 MB and more": (body() + " " * (1 << 20), itself, "malformed row"),
-        "a code unknown": ('<?xml version="1.0" encoding="klingon"?>' + body(), itself, "malformed"),
-        "a code that is none": ('<?xml version="1.0" encoding="idna"?>' + body(), itself, "malformed"),
-        "bytes that are no text": (body(label="~").encode().replace(b"~", b"\xff"), itself, "malformed"),
+        "a code unknown": (
+            '<?xml version="1.0" encoding="klingon"?>' + body(),
+            itself,
+            "malformed",
+        ),
+        "a code that is none": (
+            '<?xml version="1.0" encoding="idna"?>' + body(),
+            itself,
+            "malformed",
+        ),
+        "bytes that are no text": (
+            body(label="~").encode().replace(b"~", b"\xff"),
+            itself,
+            "malformed",
+        ),
         "a zero byte": (body(label="\0"), itself, "malformed row"),
         "an escape": (body(label="&#27;[2J"), itself, "malformed row"),
-        "no object": ("<annotation><filename>0.png</filename></annotation>", itself, "image without"),
+        "no object": (
+            "<annotation><filename>0.png</filename></annotation>",
+            itself,
+            "image without",
+        ),
         "another root": ("<html><script>alert(1)</script></html>", itself, "image without a box"),
         "depth": ("<a>" * 50_000 + "</a>" * 50_000, itself, "image without a box"),
         "a box of NaN": (body(box="nan"), box, "box without area"),
@@ -282,9 +321,17 @@ def _xml() -> list[Case]:
         "a file that is none": (body(file="none.png"), "JPEGImages/none.png#0", "unreadable"),
         "a folder as file": (body(file="."), "JPEGImages#0", "not a regular file"),
         "a blank label": (body(file="1.png", label=" "), "JPEGImages/1.png#0", "no label"),
-        "a label that turns": (body(file="2.png", label="a\u202e"), "JPEGImages/2.png#0", "label that"),
-        "a label too long": (body(file="3.png", label="x" * 999), "JPEGImages/3.png#0", "label that"),
-    }  # fmt: skip
+        "a label that turns": (
+            body(file="2.png", label="a\u202e"),
+            "JPEGImages/2.png#0",
+            "label that",
+        ),
+        "a label too long": (
+            body(file="3.png", label="x" * 999),
+            "JPEGImages/3.png#0",
+            "label that",
+        ),
+    }
     found = []
     for number, (what, (text, name, says)) in enumerate(texts.items()):
         build = _annotated(f"z{number:02d}", text, name)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -73,9 +74,14 @@ SHARED = frozenset(
 
 def digit(number: int) -> np.ndarray:
     """Return (8, 8) uint8, a real image that is in no good set; the same for the same number."""
+    return _digits()[FIRST_UNUSED + number]
+
+
+@cache
+def _digits() -> np.ndarray:
     contents = read_digits().contents
     assert isinstance(contents, Pixels)
-    return contents.images[FIRST_UNUSED + number][:, :, 0]
+    return contents.images[:, :, :, 0]
 
 
 def picture(seed: int, side_px: int = 24, channels: int = 3) -> Image.Image:

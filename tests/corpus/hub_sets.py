@@ -57,8 +57,13 @@ def _cells() -> list[Case]:
 def _cell(cell: object, label: object) -> Callable[[Path], str]:
     def build(root: Path) -> str:
         table = pq.read_table(root / SHARD)
-        row = pa.table({"image": pa.array([cell], table.schema.field(0).type),
-                        "label": pa.array([label], pa.int64())}, schema=table.schema)  # fmt: skip
+        row = pa.table(
+            {
+                "image": pa.array([cell], table.schema.field(0).type),
+                "label": pa.array([label], pa.int64()),
+            },
+            schema=table.schema,
+        )
         pq.write_table(pa.concat_tables([table, row]), root / SHARD)
         return f"train/{25 + table.num_rows:07d}"
 

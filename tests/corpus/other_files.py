@@ -151,7 +151,7 @@ def _tiff() -> Bad:
     first = 72
     two = saved(picture(190), "TIFF", save_all=True, append_images=[picture(191)])
     real = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
-    bomb = zlib.compress(bytes(64 << 20), 9)
+    bomb = zlib.compress(bytes(16 << 20), 9)
     packed = tiff(192, {259: (SHORT, 1, 8), 273: (LONG, 1, 8 + 300), 279: (LONG, 1, len(bomb))})
     return {
         "sound by hand": (tiff(193), "kept", ""),

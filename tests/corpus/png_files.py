@@ -8,7 +8,7 @@ from corpus.case import Case, Outcome, digit, picture
 from corpus.image_files import image_case, saved
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
-_BOMB_BYTES = 64 << 20
+_BOMB_BYTES = 16 << 20
 
 
 def chunk(kind: bytes, data: bytes, crc: int | None = None) -> bytes:

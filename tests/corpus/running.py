@@ -6,6 +6,7 @@ import shutil
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -71,8 +72,9 @@ BASES: dict[str, Base] = {
 }
 
 
-def good_ids() -> set[str]:
-    return {digest_pixels(image) for image in good_pixels()}
+@cache
+def good_ids() -> frozenset[str]:
+    return frozenset(digest_pixels(image) for image in good_pixels())
 
 
 def place(good: Path, root: Path) -> Path:
