@@ -40,7 +40,7 @@ check: $(READY) ## lint (security too), format, types, import contracts, known v
 	.ci/audit $(BIN)
 
 fuzz: $(READY) ## throw damaged files at every reader for five minutes
-	$(BIN)/python -m tests.corpus.fuzz --seconds 300
+	$(BIN)/python tests/corpus/fuzz.py --seconds 300
 
 repro: $(READY) ## bring artifacts/ up to date with DVC
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro

@@ -374,8 +374,10 @@ def _trace() -> None:
 
 
 def _fail(error: object, status: int) -> NoReturn:
+    from pipeline.readers.naming import printable
+
     for line in str(error).splitlines():
-        typer.echo(f"error: {line}", err=True)
+        typer.echo(printable(f"error: {line}"), err=True)
     raise SystemExit(status) from None
 
 

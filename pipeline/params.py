@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipeline.errors import InputError
 from pipeline.hashing import digest_json
 
-_MAX_PARAMS_BYTES = 1 << 20
+_MAX_PARAMS_BYTES = 1 << 17
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Strength = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -834,6 +834,10 @@ def check_params(data: dict[str, Any], origin: str) -> Params:
         ) from None
 
 
+# PyYAML lets Python's own errors through where a tag or a date is given what it cannot be.
+_YAML_FAULTS = (yaml.YAMLError, OSError, ValueError, LookupError, AttributeError, RecursionError)
+
+
 class _PlainLoader(yaml.SafeLoader):
     """Safe YAML without aliases, which could swell a small file to gigabytes."""
 
@@ -852,8 +856,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _MAX_PARAMS_BYTES:
         raise InputError(f"{path}: larger than {_MAX_PARAMS_BYTES} bytes; this is no params file")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506 - a safe one
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+        data = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a safe one
+    except _YAML_FAULTS as error:
         detail = str(error).replace("\n", " ")[:300]
         raise InputError(f"{path}: not readable as YAML: {detail}") from None
     if data is None:
@@ -871,8 +876,8 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
             f"--set {override}: write section.key=value, for example --set train.steps=500"
         )
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a safe one
+    except _YAML_FAULTS:
         raise InputError(f"--set {override}: the value is not readable as YAML") from None
     if isinstance(value, str) and value == text.strip():
         # YAML 1.1 reads 1e-4 as text; on a command line a number is what was meant.

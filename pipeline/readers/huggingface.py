@@ -63,9 +63,10 @@ def recognise_huggingface(path: Path, columns: Columns | None = None) -> str | N
     parts = parquet_parts(path) if path.exists() else []
     if not parts:
         return None
+    faults: tuple[type[Exception], ...] = (InputError, *table_faults())
     try:
         table = open_table("parquet", parts[0].files[0], None)
-    except (InputError, *table_faults()):
+    except faults:
         return None
     schema = table.schema
     image = next((field.name for field in schema if is_image_type(field.type)), None)

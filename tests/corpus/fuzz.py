@@ -28,6 +28,19 @@ from types import FrameType
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+if "--atheris" in sys.argv:
+    import importlib
+    import pkgutil
+
+    import atheris  # type: ignore[import-not-found]
+
+    with atheris.instrument_imports(include=["pipeline"]):
+        import pipeline.data.decoding
+        import pipeline.readers
+
+        for found in pkgutil.iter_modules(pipeline.readers.__path__):
+            importlib.import_module(f"pipeline.readers.{found.name}")
+
 from corpus import image_files  # noqa: E402 (the path above comes first)
 from readers.fixtures import FORMATS  # noqa: E402
 from readers.reading import LIMITS  # noqa: E402
@@ -199,13 +212,10 @@ def _at_most(seconds: int) -> Iterator[None]:
 
 
 def _guided(name: str, seconds: float) -> int:
-    import atheris  # type: ignore[import-not-found]
-
     folder = Path(tempfile.mkdtemp())
     one = target(name, folder)
     (folder / "seeds").mkdir()
     (folder / "seeds" / "sound").write_bytes(one.sound)
-    atheris.instrument_all()
     options = [f"-max_total_time={int(seconds)}", f"-timeout={HANG_SECONDS}", "-rss_limit_mb=4096"]
     atheris.Setup([sys.argv[0], *options, str(folder / "seeds")], one.try_it)
     try:

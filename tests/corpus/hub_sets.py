@@ -165,6 +165,7 @@ def _arrow() -> list[Case]:
         "a schema of zeros": lambda data: data[:8] + bytes(200) + data[208:],
         "a batch of zeros": _zero_batch,
         "a batch of rows without end": _lying_batch,
+        "numbers of 65 bits": _odd_number,
     }
     found = [
         Case(f"arrow of {what}", "saved_dataset", damaged(ARROW, change), "error", "data-00000")
@@ -172,6 +173,13 @@ def _arrow() -> list[Case]:
     ]
     return [
         *found,
+        Case(
+            "arrow of a batch of parts below 0",
+            "saved_dataset",
+            damaged(ARROW, _negative_part),
+            "error",
+            "14 damaged",
+        ),
         Case("arrow that is a pipe", "saved_dataset", pipe(ARROW), "error", "data-00000"),
         Case("arrow that is a link out", "saved_dataset", link_out(ARROW), "error", "leads out"),
         Case("arrow of text as images", "saved_dataset", _text_images, "error", "column of images"),
@@ -193,6 +201,20 @@ def _lying_batch(data: bytes) -> bytes:
     size = struct.unpack_from("<i", data, at + 4)[0]
     body = data[at + 8 : at + 8 + size].replace(struct.pack("<q", 14), struct.pack("<q", 1 << 40))
     return data[: at + 8] + body + data[at + 8 + size :]
+
+
+def _negative_part(data: bytes) -> bytes:
+    """Give the first part of the images' struct, the second field of a batch, a length below 0."""
+    at = _batch_start(data)
+    field = struct.pack("<qq", 14, 0)
+    part = data.index(field, data.index(field, at) + 16)
+    return data[:part] + struct.pack("<q", -(1 << 56)) + data[part + 8 :]
+
+
+def _odd_number(data: bytes) -> bytes:
+    bits = struct.pack("<i", 64)
+    at = data.index(bits, data.index(bits, 8) + 1)  # the first is no width, but an offset
+    return data[:at] + struct.pack("<i", 65) + data[at + 4 :]
 
 
 def _text_images(root: Path) -> None:
