@@ -21,10 +21,10 @@ import numpy.typing as npt
 import typer
 from PIL import Image
 
+from pipeline.checks import facts as checked_facts
 from pipeline.checks.descriptors import describe
 from pipeline.checks.examine import Checked, examine
 from pipeline.checks.examined import Examined, Settings
-from pipeline.checks.facts import ImageFacts, gather, image_facts
 from pipeline.checks.label_issues import LIKELY_WRONG, disputed, held_out_probabilities
 from pipeline.checks.leaks import ALSO_IN_TEST
 from pipeline.data.decoding import Decoded, Limits, decode_image, quiet_pillow
@@ -216,7 +216,6 @@ class Looked:
 def look(planted: Planted, seed: int) -> tuple[Looked, list[int]]:
     """Decode and examine; returns also which file each examined row is."""
     pixels: list[Images] = []
-    facts: list[ImageFacts] = []
     rows: list[int] = []
     rejected: dict[int, str] = {}
     began = time.process_time()
@@ -229,7 +228,7 @@ def look(planted: Planted, seed: int) -> tuple[Looked, list[int]]:
             else:
                 rejected[row] = decoded.reason
     decoded_at = time.process_time()
-    facts = [image_facts(image) for image in pixels]
+    facts = checked_facts.measure([checked_facts.look(image) for image in pixels])
     measured_at = time.process_time()
     images = np.stack(pixels)
     start = time.perf_counter()
@@ -241,7 +240,7 @@ def look(planted: Planted, seed: int) -> tuple[Looked, list[int]]:
             splits=[planted.splits[row] for row in rows],
             groups=(),
             ids=[digest_pixels(image) for image in images],
-            facts=gather(facts),
+            facts=facts,
             images=lambda some: images[some],
         ),
         Settings(drop_label_issues=True, seed=seed),

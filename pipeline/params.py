@@ -427,8 +427,10 @@ class SynthesizeParams(Section):
         strict=False,  # a list of YAML is taken for the tuple; its items are still checked
         description="of edit and cross_class, drawn evenly: 0 = the image as it is, 1 = anew",
     )
-    mask: Literal["box", "border", "user"] = Field(
-        "box", description="what inpaint draws anew: a box, all but a box, what masks show white"
+    mask: Literal["box", "border", "user", "own"] = Field(
+        "box",
+        description="what inpaint draws anew: a box, all but a box, what the user's files show "
+        "white, what each image's own mask in the prepared store marks",
     )
     mask_share: Fraction = Field(0.3, description="share of the image that box or border covers")
     mask_path: str = Field(

@@ -71,13 +71,6 @@ def examine(
     return Checked(ordered(findings), clusters, tuple(sorted(aside)))
 
 
-def near_duplicate_clusters(
-    examined: Examined, settings: Settings, on_progress: Callable[[str, int, int], None]
-) -> Rows:
-    """Return (N,) the lowest row of each row's cluster, and no findings."""
-    return _near(examined, settings, on_progress)[1]
-
-
 def _near(
     examined: Examined, settings: Settings, on_progress: Callable[[str, int, int], None]
 ) -> tuple[list[Finding], Rows]:

@@ -8,63 +8,52 @@ something to see, and the transform's constant term is left out.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.images import Images
-from pipeline.errors import StageError
 
 LOOK_PX = 64  # blur that cannot be seen at this size cannot be seen by what is trained either
 _HASH_PX = 32
 _BITS = 8  # a hash has 8 x 8 bits
-_MAX_PX = 2**31 - 1
 
 # DCT-II of 32 values, its 8 lowest frequencies above the constant: (8, 32).
 _WAVES = np.cos(
     np.pi / _HASH_PX * np.outer(np.arange(1, _BITS + 1), np.arange(_HASH_PX) + 0.5)
 ).astype(np.float32)
-_POWERS = (np.uint64(1) << np.arange(64, dtype=np.uint64)).astype(np.uint64)
 
 
-class ImageFacts(NamedTuple):
-    """What one image was measured to be, upright and before it was made square.
+class Look(NamedTuple):
+    """What of one decoded image is measured.
 
     Attributes:
-        width: in px.
+        width: in px, upright and before it was made square.
         height: in px.
-        mean: of its grey values, 0 to 255.
-        std: their standard deviation, 0 to 127.5.
-        sharpness: variance of the Laplacian of its grey values, the longer side reduced to at most
-            `LOOK_PX` (Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield microscopy").
-        wave_hash: 64 signs of the lowest frequencies of a cosine transform, as pHash has them.
-        slope_hash: 64 bits: is a cell brighter than the one to its left, as dHash has them?
+        grey: (h, w) uint8, the longer side reduced to at most `LOOK_PX`.
     """
 
     width: int
     height: int
-    mean: float
-    std: float
-    sharpness: float
-    wave_hash: int
-    slope_hash: int
+    grey: Images
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts of N images, by column; see `ImageFacts`.
+    """The facts of N images, by column.
 
     Attributes:
-        width: (N,) int32.
-        height: (N,) int32.
-        mean: (N,) float32.
-        std: (N,) float32.
-        sharpness: (N,) float32.
-        wave_hash: (N,) uint64.
-        slope_hash: (N,) uint64.
+        width: (N,) int32, in px, upright and before the image was made square.
+        height: (N,) int32, in px.
+        mean: (N,) float32, of its grey values, 0 to 255.
+        std: (N,) float32, their standard deviation, 0 to 127.5.
+        sharpness: (N,) float32, variance of the Laplacian of its grey values, the longer side
+            reduced to at most `LOOK_PX` (Pech-Pacheco et al. 2000, "Diatom autofocusing in
+            brightfield microscopy").
+        wave_hash: (N,) uint64, signs of the lowest frequencies of a cosine transform, as pHash has.
+        slope_hash: (N,) uint64: is a cell brighter than the one to its left, as dHash has them?
     """
 
     width: npt.NDArray[np.int32]
@@ -95,42 +84,78 @@ _TYPES = {
 }
 
 
-def image_facts(pixels: Images) -> ImageFacts:
-    """Return the facts of one decoded image, (H, W, C) uint8 with C = 1 or 3."""
+def look(pixels: Images, size: tuple[int, int] | None = None) -> Look:
+    """Return what is measured of one decoded image.
+
+    Args:
+        pixels: (H, W, C) uint8, C = 1 or 3.
+        size: width and height of the whole image, where `pixels` are a reduced one.
+    """
     height, width = pixels.shape[:2]
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.shape[2] == 3 else pixels[:, :, 0]
-    small = np.ascontiguousarray(grey)
     longest = max(height, width)
     if longest > LOOK_PX:
-        size = tuple(max(1, (2 * n * LOOK_PX + longest) // (2 * longest)) for n in (width, height))
-        small = cv2.resize(small, size, interpolation=cv2.INTER_AREA)
-    mean, deviation = cv2.meanStdDev(small)
-    spread = float(deviation[0, 0])
-    sharpness = float(cv2.meanStdDev(cv2.Laplacian(small, cv2.CV_16S))[1][0, 0]) ** 2
-    square = cv2.resize(small, (_HASH_PX, _HASH_PX), interpolation=cv2.INTER_AREA)
-    # (8, 32) @ (32, 32) @ (32, 8)
-    waves = _WAVES @ square.astype(np.float32) @ _WAVES.T
+        small = tuple(max(1, (2 * n * LOOK_PX + longest) // (2 * longest)) for n in (width, height))
+        grey = cv2.resize(grey, small, interpolation=cv2.INTER_AREA)
+    width, height = size or (width, height)
+    return Look(width, height, np.ascontiguousarray(grey, dtype=np.uint8))
+
+
+def measure(looks: Sequence[Look]) -> Facts:
+    """Return the facts of N images, which do not depend on what else is measured with them."""
+    count = len(looks)
+    squares = np.zeros((count, _HASH_PX, _HASH_PX), dtype=np.uint8)
+    cells = np.zeros((count, _BITS, _BITS + 1), dtype=np.uint8)
+    mean, std, sharpness = (np.zeros(count) for _ in range(3))
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for row, one in enumerate(looks):
+        squares[row] = cv2.resize(one.grey, (_HASH_PX, _HASH_PX), interpolation=cv2.INTER_AREA)
+        cells[row] = cv2.resize(squares[row], (_BITS + 1, _BITS), interpolation=cv2.INTER_AREA)
+        alike.setdefault(one.grey.shape, []).append(row)
+    for rows in alike.values():
+        grey = np.stack([looks[row].grey for row in rows])
+        mean[rows], variance = _moments(grey)
+        std[rows] = np.sqrt(variance)
+        sharpness[rows] = _moments(_laplacian(grey))[1]
+    # (8, 32) @ (N, 32, 32) @ (32, 8)
+    waves = _WAVES @ squares.astype(np.float32) @ _WAVES.T
     # What noise of a hundredth of the contrast could bring about is no wave, nor is rounding.
-    wave_bits = waves.ravel() > 0.01 * spread * (_HASH_PX / 2) + 0.5
-    cells = cv2.resize(square, (_BITS + 1, _BITS), interpolation=cv2.INTER_AREA).astype(np.float32)
-    slope_bits = (cells[:, 1:] - cells[:, :-1]).ravel() > 0.1 * spread
-    return ImageFacts(
-        width,
-        height,
-        float(mean[0, 0]),
-        spread,
-        sharpness,
-        int(_POWERS[wave_bits].sum()),
-        int(_POWERS[slope_bits].sum()),
-    )
-
-
-def gather(rows: Sequence[ImageFacts]) -> Facts:
-    """Return the columns of many images' facts."""
-    columns = zip(*rows, strict=True) if rows else ((),) * len(_TYPES)
+    floor = std.astype(np.float32)[:, None, None]
+    wave_bits = waves > 0.01 * floor * (_HASH_PX / 2) + 0.5
+    slope_bits = np.diff(cells.astype(np.float32), axis=2) > 0.1 * floor
     return Facts(
-        *(np.asarray(column, dtype=kind) for column, kind in zip(columns, _TYPES.values()))  # noqa: B905
+        width=np.asarray([one.width for one in looks], dtype=np.int32),
+        height=np.asarray([one.height for one in looks], dtype=np.int32),
+        mean=mean.astype(np.float32),
+        std=std.astype(np.float32),
+        sharpness=sharpness.astype(np.float32),
+        wave_hash=_hash(wave_bits),
+        slope_hash=_hash(slope_bits),
     )
+
+
+def _moments(
+    values: npt.NDArray[np.integer[Any]],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return mean and variance of each (h, w) of (n, h, w) integers, exact before the division."""
+    flat = values.reshape(len(values), -1).astype(np.int64)
+    count, total = flat.shape[1], flat.sum(axis=1)
+    squares = np.einsum("ni,ni->n", flat, flat)
+    return total / count, (count * squares - total * total) / count**2
+
+
+def _laplacian(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
+    """Return (n, h, w): the four neighbours less four times the pixel, mirrored at the edge."""
+    wide = np.pad(grey.astype(np.int16), ((0, 0), (1, 1), (1, 1)), mode="reflect")
+    middle = wide[:, 1:-1, 1:-1]
+    beside = wide[:, 1:-1, :-2] + wide[:, 1:-1, 2:]
+    return beside + wide[:, :-2, 1:-1] + wide[:, 2:, 1:-1] - 4 * middle
+
+
+def _hash(bits: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
+    """Return (N,) of (N, 8, 8) bits, the first as the lowest."""
+    packed = np.packbits(bits.reshape(len(bits), _BITS * _BITS), axis=1, bitorder="little")
+    return packed.view("<u8").astype(np.uint64).reshape(len(bits))
 
 
 def concatenate_facts(parts: Sequence[Facts]) -> Facts:
@@ -143,30 +168,3 @@ def concatenate_facts(parts: Sequence[Facts]) -> Facts:
             for name, kind in _TYPES.items()
         )
     )
-
-
-def save_facts(path: Path, facts: Facts) -> None:
-    """Write the columns as an uncompressed npz file."""
-    with path.open("wb") as file:
-        np.savez(file, **{name: getattr(facts, name) for name in _TYPES})
-
-
-def load_facts(path: Path) -> Facts:
-    """Return what `save_facts` wrote; nothing is unpickled.
-
-    Raises:
-        StageError: the file is missing, damaged, or holds other columns.
-    """
-    try:
-        # numpy leaves a damaged file open when it is given its name.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            columns = {name: held[name] for name in _TYPES}
-    except Exception as error:  # numpy and zipfile raise all sorts of errors on a damaged file
-        raise StageError(
-            f"{path}: facts not readable ({type(error).__name__}); run again"
-        ) from None
-    rows = len(columns["width"]) if columns["width"].ndim == 1 else -1
-    for name, kind in _TYPES.items():
-        if columns[name].dtype != kind or columns[name].shape != (rows,):
-            raise StageError(f"{path}: column {name} is not (N,) {np.dtype(kind).name}; run again")
-    return Facts(**columns)

@@ -9,6 +9,7 @@ pixels, so that `pixel_fault` does.
 
 import struct
 import zlib
+from zlib import crc32
 
 import cv2
 import numpy as np
@@ -28,16 +29,23 @@ _HARMLESS = frozenset(
     {b"IHDR", b"IDAT", b"IEND", b"tEXt", b"zTXt", b"iTXt", b"tIME", b"pHYs", b"gAMA", b"sRGB"}
     | {b"cHRM", b"bKGD", b"sBIT", b"hIST"}
 )
+_PIXEL_CHUNKS = frozenset({b"IHDR", b"IDAT", b"IEND"})
+_CHUNK_HEAD = struct.Struct(">I4s")
 _MOST_CHUNKS = 4096
 _PIECE_BYTES = 1 << 20
 
 
-def decode_plain_png(data: bytes, most_pixels: int) -> Images | None:
-    """Return (H, W, C) uint8 of a plain and sound PNG, C = 1 or 3; None where it is not both."""
+def decode_plain_png(data: bytes, most_pixels: int) -> tuple[Images, bytes | None] | None:
+    """Return the pixels of a plain and sound PNG, and the file without what is no pixel.
+
+    Returns:
+        (H, W, C) uint8, C = 1 or 3, and a PNG that has its header, pixels and end alone, or None
+        where bytes follow the pixels; None where the file is not both plain and sound.
+    """
     found = _parse(data)
     if found is None:
         return None
-    width, height, channels, packed = found
+    width, height, channels, packed, bare = found
     if not 0 < width * height <= most_pixels or width > 1 << 16 or height > 1 << 16:
         return None
     expected = height * (1 + width * channels)
@@ -47,15 +55,16 @@ def decode_plain_png(data: bytes, most_pixels: int) -> Images | None:
             return None
     except zlib.error:
         return None
+    clean = bare if unpack.eof and not unpack.unused_data else None
     decoded = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint8 or decoded.shape[:2] != (height, width):
         return None
     pixels: Images = decoded.astype(np.uint8, copy=False)
     if channels == 1:
-        return pixels[:, :, None] if pixels.ndim == 2 else None
+        return (pixels[:, :, None], clean) if pixels.ndim == 2 else None
     if pixels.ndim != 3 or pixels.shape[2] != 3:
         return None
-    return np.ascontiguousarray(pixels[:, :, ::-1])  # OpenCV has blue first
+    return np.ascontiguousarray(pixels[:, :, ::-1]), clean  # OpenCV has blue first
 
 
 def pixel_fault(data: bytes) -> str | None:
@@ -72,7 +81,7 @@ def pixel_fault(data: bytes) -> str | None:
             header = struct.unpack_from(">IIBBBBB", data, at + 8)
         elif kind == b"IDAT" and header is not None:
             told = data[end - 4 : end]
-            if zlib.crc32(data[at + 4 : end - 4]).to_bytes(4, "big") != told:
+            if crc32(data[at + 4 : end - 4]).to_bytes(4, "big") != told:
                 return "a checksum of its pixels is wrong"
             try:
                 found += _unpacked(unpack, data[at + 8 : end - 4], _expected(header) - found)
@@ -106,22 +115,25 @@ def _expected(header: tuple[int, ...]) -> int:
     return total
 
 
-def _parse(data: bytes) -> tuple[int, int, int, bytes] | None:
-    """Return width, height, channels and the packed pixels."""
-    if not data.startswith(_SIGNATURE) or len(data) < 57:
+def _parse(data: bytes) -> tuple[int, int, int, bytes, bytes] | None:
+    """Return width, height, channels, the packed pixels, and the file without its notes."""
+    if len(data) < 57 or not data.startswith(_SIGNATURE):
         return None
-    header, packed, at = None, [], len(_SIGNATURE)
+    header, packed, at, size = None, [], len(_SIGNATURE), len(data)
+    kept = [_SIGNATURE]
     for _ in range(_MOST_CHUNKS):
-        if at + 12 > len(data):
+        if at + 12 > size:
             return None
-        (length,) = struct.unpack_from(">I", data, at)
-        kind, end = data[at + 4 : at + 8], at + 12 + length
-        if end > len(data) or kind not in _HARMLESS:
+        length, kind = _CHUNK_HEAD.unpack_from(data, at)
+        end = at + 12 + length
+        if end > size or kind not in _HARMLESS:
             return None
-        if zlib.crc32(data[at + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
+        if crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
             return None
         if (kind == b"IHDR") != (header is None):
             return None
+        if kind in _PIXEL_CHUNKS:
+            kept.append(data[at:end])
         if kind == b"IHDR":
             if length != 13:
                 return None
@@ -138,4 +150,4 @@ def _parse(data: bytes) -> tuple[int, int, int, bytes] | None:
     width, height, depth, colour, compression, filtering, interlace = header
     if depth != 8 or colour not in _CHANNELS or (compression, filtering, interlace) != (0, 0, 0):
         return None
-    return width, height, _CHANNELS[colour], b"".join(packed)
+    return width, height, _CHANNELS[colour], b"".join(packed), b"".join(kept)

@@ -5,7 +5,7 @@ recommended dates and licences are left out: Replenish does not know them, and n
 exports of one store differ.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline import __version__
@@ -86,15 +86,17 @@ def croissant(
 
 
 _Parts = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+_Column = tuple[str, str, str, dict[str, Any]]  # name, type, description, where in its source
 
 
 def _parquet(files: Mapping[str, FileEntry]) -> _Parts:
     distribution = [_file_set("shards", "data/*.parquet", "application/x-parquet")]
-    source = {"fileSet": {"@id": "shards"}}
-    fields = [_field("rows", n, t, d, {**source, "extract": {"column": n}}) for n, t, d in _FIELDS]
-    image = {**source, "extract": {"column": "image"}, "transform": {"jsonPath": "bytes"}}
-    fields.append(_field("rows", "image", _IMAGE, "The image.", image))
-    return distribution, [_record_set("rows", fields)]
+    image = {"extract": {"column": "image"}, "transform": {"jsonPath": "bytes"}}
+    columns: list[_Column] = [
+        *((n, t, d, {"extract": {"column": n}}) for n, t, d in _FIELDS),
+        ("image", _IMAGE, "The image.", image),
+    ]
+    return distribution, [_record_set("rows", {"fileSet": {"@id": "shards"}}, columns)]
 
 
 def _webdataset(files: Mapping[str, FileEntry]) -> _Parts:
@@ -104,43 +106,48 @@ def _webdataset(files: Mapping[str, FileEntry]) -> _Parts:
     distribution.append({**_file_set("facts", "*.json", "application/json"), **inside})
     distribution.append({**_file_set("images", "*.png", "image/png"), **inside})
     # One text a row: mlcroissant 1.1 does not look into JSON files that lie in an archive.
-    content = {"fileSet": {"@id": "facts"}, "extract": {"fileProperty": "content"}}
+    content = {"extract": {"fileProperty": "content"}}
     names = ", ".join(name for name, _, _ in _FIELDS)
-    field = _field("rows", "facts", _TEXT, f"JSON with {names} and further columns.", content)
-    return distribution, [_record_set("rows", [field])]
+    column = ("facts", _TEXT, f"JSON with {names} and further columns.", content)
+    return distribution, [_record_set("rows", {"fileSet": {"@id": "facts"}}, [column])]
 
 
 def _folder(files: Mapping[str, FileEntry]) -> _Parts:
-    distribution = [_file_set("images", "*/*/*.png", "image/png")]
-    record_sets = []
-    for path in (one for one in files if one.endswith("/metadata.csv")):
-        split = path.partition("/")[0]
-        distribution.append(_file_object(path, files[path], "text/csv"))
-        source = {"fileObject": {"@id": path}}
-        columns = [("file_name", _TEXT, f"File of the image, below {split}/."), *_FIELDS]
-        fields = [
-            _field(split, n, t, d, {**source, "extract": {"column": _CSV_NAMES.get(n, n)}})
-            for n, t, d in columns
-        ]
-        record_sets.append(_record_set(split, fields))
-    return distribution, record_sets
+    def columns(split: str) -> list[_Column]:
+        fields = (("file_name", _TEXT, f"File of the image, below {split}/."), *_FIELDS)
+        return [(n, t, d, {"extract": {"column": _CSV_NAMES.get(n, n)}}) for n, t, d in fields]
+
+    tables = {one: one.partition("/")[0] for one in files if one.endswith("/metadata.csv")}
+    return _tables(files, tables, "text/csv", "*/*/*.png", columns)
 
 
 def _coco(files: Mapping[str, FileEntry]) -> _Parts:
-    distribution = [_file_set("images", "images/*/*.png", "image/png")]
+    places = [(n, t, d, f"replenish.{n}") for n, t, d in _FIELDS]
+    places.append(("file_name", _TEXT, "File of the image, below images/.", "file_name"))
+    columns: list[_Column] = [
+        (n, t, d, {"extract": {"jsonPath": f"$.images[*].{place}"}}) for n, t, d, place in places
+    ]
+    tables = {
+        one: one.rpartition("_")[2].removesuffix(".json")
+        for one in files
+        if one.startswith("annotations/")
+    }
+    return _tables(files, tables, "application/json", "images/*/*.png", lambda _: columns)
+
+
+def _tables(
+    files: Mapping[str, FileEntry],
+    tables: Mapping[str, str],
+    kind: str,
+    images: str,
+    columns: Callable[[str], Sequence[_Column]],
+) -> _Parts:
+    """Return image files, and tables beside them (path -> split) with one record set each."""
+    distribution = [_file_set("images", images, "image/png")]
     record_sets = []
-    for path in (one for one in files if one.startswith("annotations/")):
-        split = path.rpartition("_")[2].removesuffix(".json")
-        distribution.append(_file_object(path, files[path], "application/json"))
-        source = {"fileObject": {"@id": path}}
-        columns = [(n, t, d, f"$.images[*].replenish.{n}") for n, t, d in _FIELDS]
-        file_name = ("file_name", _TEXT, "File of the image, below images/.")
-        columns.append((*file_name, "$.images[*].file_name"))
-        fields = [
-            _field(split, n, t, d, {**source, "extract": {"jsonPath": json_path}})
-            for n, t, d, json_path in columns
-        ]
-        record_sets.append(_record_set(split, fields))
+    for path, split in tables.items():
+        distribution.append(_file_object(path, files[path], kind))
+        record_sets.append(_record_set(split, {"fileObject": {"@id": path}}, columns(split)))
     return distribution, record_sets
 
 
@@ -166,18 +173,16 @@ def _file_set(name: str, includes: str, kind: str) -> dict[str, Any]:
     }
 
 
-def _record_set(name: str, fields: list[dict[str, Any]]) -> dict[str, Any]:
+def _record_set(name: str, source: dict[str, Any], columns: Sequence[_Column]) -> dict[str, Any]:
+    fields = [
+        {
+            "@type": "cr:Field",
+            "@id": f"{name}-records/{column}",
+            "name": column,
+            "description": description,
+            "dataType": kind,
+            "source": {**source, **where},
+        }
+        for column, kind, description, where in columns
+    ]
     return {"@type": "cr:RecordSet", "@id": f"{name}-records", "name": name, "field": fields}
-
-
-def _field(
-    record: str, name: str, kind: str, description: str, source: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        "@type": "cr:Field",
-        "@id": f"{record}-records/{name}",
-        "name": name,
-        "description": description,
-        "dataType": kind,
-        "source": source,
-    }

@@ -5,8 +5,8 @@ The result depends neither on the number of workers nor on interruptions.
 
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,15 +23,8 @@ from pipeline.data.decoding import Header, Limits, Rejected, inspect_image, quie
 from pipeline.data.images import CHANNELS, ImageMode, Images
 from pipeline.data.shaping import Fit, auto_side
 from pipeline.errors import StageError
-from pipeline.hashing import digest_pixels
-from pipeline.ingest.chunks import (
-    Chunk,
-    Shape,
-    encode_chunk,
-    read_chunk,
-    rows_per_chunk,
-    write_chunk,
-)
+from pipeline.ingest.chunks import Chunk, encode_chunk, read_chunk, rows_per_chunk, write_chunk
+from pipeline.ingest.shaped import Shape
 from pipeline.processes import begin_worker, in_order
 from pipeline.readers.source import Crop, Payload, Quarantined, Source
 
@@ -40,7 +33,8 @@ GREY_TO_COLOUR = "grey to RGB"
 GREY_AS_COLOUR = "RGB without colour to grey"
 
 _MOST_HEADERS = 1_000  # evenly spaced images that decide the size
-_ALONE_SECONDS = 2.0  # what takes less is done here: processes cost more to start than they save
+_ALONE_SECONDS = 1.5  # what takes less is done here: processes cost more to start than they save
+_TIMED_SECONDS = 0.1  # after which it is known how long the rest will take
 _FEW_ROWS = 10_000  # likewise, where images are encoded
 _AHEAD = 2  # tasks under way for each worker
 
@@ -59,6 +53,7 @@ class Loaded:
         side_px: of the square images.
         conversions: what was converted -> number of images.
         quarantine: items that cannot be used.
+        unpacked: images that are no PNG of these very pixels yet.
     """
 
     paths: tuple[Path, ...]
@@ -70,6 +65,7 @@ class Loaded:
     side_px: int
     conversions: dict[str, int]
     quarantine: tuple[Quarantined, ...]
+    unpacked: int
 
     def __len__(self) -> int:
         """Return M."""
@@ -125,7 +121,7 @@ def load_images(
         paths = [folder / f"{number:06d}.npz" for number in range(len(parts))]
         tasks = deque(zip(parts, paths, strict=True))
         done, start = 0, perf_counter()
-        while tasks and (workers == 1 or perf_counter() - start < _ALONE_SECONDS):
+        while tasks and (workers == 1 or not _worth_sharing(start, done, len(source))):
             done += _write_here(source, shape, tasks.popleft())
             on_image(done)
         for rows in _write_together(source, shape, tasks, workers):
@@ -139,7 +135,7 @@ def encode_images(
 ) -> Iterator[list[bytes]]:
     """Yield, chunk by chunk, the PNG bytes of the kept rows, given by their places in the chunk."""
     tasks = list(zip(loaded.paths, kept, [loaded.image_mode] * len(kept), strict=True))
-    if workers > 1 and len(loaded) > _FEW_ROWS:
+    if workers > 1 and loaded.unpacked > _FEW_ROWS:
         with _processes(workers, begin_worker) as executor:
             yield from in_order(executor, _encode, tasks, _AHEAD * workers)
     else:
@@ -170,13 +166,31 @@ def _longest_side(payload: Payload | Rejected, limits: Limits) -> int | None:
 _SOURCE: tuple[Source, Shape] | None = None  # set once in each worker process, never in the parent
 
 
+def _worth_sharing(start: float, done: int, total: int) -> bool:
+    spent = perf_counter() - start
+    return spent >= _TIMED_SECONDS and spent * (total - done) >= _ALONE_SECONDS * done
+
+
 def _write_together(
-    source: Source, shape: Shape, tasks: Collection[tuple[range, Path]], workers: int
+    source: Source, shape: Shape, tasks: deque[tuple[range, Path]], workers: int
 ) -> Iterator[int]:
+    """Write all chunks, this process being one of the workers; yield the rows of each."""
     if not tasks:
         return
-    with _processes(workers, _begin, source, shape) as executor:
-        yield from in_order(executor, _write, tasks, _AHEAD * workers)
+    others = workers - 1
+    pending: deque[Future[int]] = deque()
+    with _processes(others, _begin, source, shape) as executor:
+        try:
+            while tasks or pending:
+                while tasks and len(pending) < _AHEAD * others:
+                    pending.append(executor.submit(_write, tasks.popleft()))
+                if tasks:
+                    yield _write_here(source, shape, tasks.popleft())
+                while pending and (not tasks or pending[0].done()):
+                    yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 @contextmanager
@@ -217,19 +231,25 @@ def _encode(task: tuple[Path, npt.NDArray[np.int64], ImageMode]) -> list[bytes]:
 
 
 def _gather(source: Source, shape: Shape, paths: tuple[Path, ...]) -> Loaded:
-    """Read all chunks twice: for the mode of the set, then for the ids in that mode."""
+    """Read all chunks: for the mode of the set, and again where the ids depend on it."""
     rows: list[npt.NDArray[np.int64]] = []
     coloured: list[npt.NDArray[np.bool_]] = []
     channels: list[npt.NDArray[np.uint8]] = []
     facts: list[Facts] = []
     conversions = Counter(source.conversions)
     quarantine: list[Quarantined] = []
+    ids: list[str] = []
+    packed: list[bool] = []
+    planes: list[npt.NDArray[np.uint8]] = []
     for path in paths:
         chunk = _need(path)
         rows.append(chunk.rows)
         coloured.append(chunk.coloured)
         channels.append(chunk.channels)
         facts.append(chunk.facts)
+        ids += chunk.ids
+        packed += [bool(png) for png in chunk.pngs]
+        planes.append(chunk.planes)
         conversions.update(chunk.conversions)
         quarantine += [Quarantined(source.names[r], why, what) for r, why, what in chunk.rejected]
     colour = np.concatenate(coloured) if coloured else np.zeros(0, dtype=bool)
@@ -240,7 +260,9 @@ def _gather(source: Source, shape: Shape, paths: tuple[Path, ...]) -> Loaded:
     else:
         conversions[COLOUR_TO_GREY] += int(((came == 3) & colour).sum())
         conversions[GREY_AS_COLOUR] += int(((came == 3) & ~colour).sum())
-    ids = [digest_pixels(image) for path in paths for image in _need(path).in_mode(mode)]
+    # Where the mode is grey no image shows colour, so each was kept grey and has its id.
+    if mode == "RGB":
+        ids = [one for path in paths for one in _need(path).ids_in_mode(mode)]
     return Loaded(
         paths=paths,
         starts=tuple(np.cumsum([0, *(len(one) for one in rows)]).tolist()),
@@ -251,7 +273,15 @@ def _gather(source: Source, shape: Shape, paths: tuple[Path, ...]) -> Loaded:
         side_px=shape.side_px,
         conversions={name: n for name, n in sorted(conversions.items()) if n},
         quarantine=tuple(quarantine),
+        unpacked=_unpacked(packed, planes, mode),
     )
+
+
+def _unpacked(packed: list[bool], planes: list[npt.NDArray[np.uint8]], mode: ImageMode) -> int:
+    if not packed:
+        return 0
+    ready = np.asarray(packed) & (np.concatenate(planes) == CHANNELS[mode])
+    return int((~ready).sum())
 
 
 def _need(path: Path) -> Chunk:

@@ -43,7 +43,7 @@ class Boxes:
         """Return the file and the box, or the file alone."""
         found = self.files.fetch(int(self.file_of[row]))
         box = self._box(row)
-        if box is None or not isinstance(found, Path):
+        if box is None or not isinstance(found, bytes):
             return found
         return Crop(found, box)
 

@@ -1,7 +1,6 @@
 """Which files a Hugging Face dataset on disk is made of, and which split each belongs to."""
 
 import json
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pipeline.folders import safe_join
 from pipeline.readers.listing import entries, files_ending, files_within
 from pipeline.readers.naming import path_fault, printable, split_of, split_word
 from pipeline.readers.parquet_images import Kind
-from pipeline.readers.tables import one_line
+from pipeline.readers.tables import check_file, one_line
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 STATE, DICTIONARY = "state.json", "dataset_dict.json"
@@ -109,11 +108,7 @@ def metadata_files(root: Path) -> list[tuple[str, str]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited on for ever
-            raise InputError(f"{path}: a folder, pipe or device, where a file is expected")
-        if status.st_size > _MAX_JSON_BYTES:
-            raise InputError(f"{path}: more than {_MAX_JSON_BYTES} bytes of JSON")
+        check_file(path, _MAX_JSON_BYTES, f"at most {_MAX_JSON_BYTES} bytes of JSON are read")
         told = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: no readable JSON ({one_line(error)}); save it again") from None

@@ -116,10 +116,10 @@ def source_digest(params: PrepareParams) -> str:
 
 def digest_source(source: Source) -> str:
     """Return the digest of a source, row by row, so that it takes no memory to speak of."""
-    state = hashlib.sha256()
+    state, plain = hashlib.sha256(), json.JSONEncoder(separators=(",", ":"))
 
     def update(*values: object) -> None:
-        state.update(json.dumps(values, separators=(",", ":")).encode() + b"\n")
+        state.update(plain.encode(values).encode() + b"\n")
 
     update(len(source), source.classes)
     labels = source.labels.tolist()

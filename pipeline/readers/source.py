@@ -4,8 +4,8 @@ A reader reads names and labels, and no pixel. The images come from `Contents`, 
 enough to be sent to a worker process, where they are read and decoded.
 """
 
+import hashlib
 import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +14,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.decoding import UNREADABLE, Rejected
+from pipeline.data.decoding import FILE_TOO_LARGE, UNREADABLE, Rejected, read_file
 from pipeline.data.images import Images
-from pipeline.hashing import digest_file, digest_pixels
+from pipeline.hashing import digest_pixels
 from pipeline.readers.naming import LEADS_OUT
 
 Box = tuple[float, float, float, float]  # left, top, width, height, in px of the decoded image
@@ -27,19 +27,19 @@ class Crop:
     """A part of an image.
 
     Attributes:
-        of: the file or its bytes.
+        of: the bytes of the file.
         box: left, top, width, height in px, as the image is stored upright.
     """
 
-    of: Path | bytes
+    of: bytes
     box: Box
 
 
 NO_FILE = "no file"
 _LINK = "a link that leads elsewhere; put the file itself there"
 
-# A file to decode, its bytes, a part of it, or pixels: (H, W, C) uint8 with C = 1 or 3.
-Payload = Path | bytes | Crop | Images
+# The bytes of a file to decode, a part of it, or pixels: (H, W, C) uint8 with C = 1 or 3.
+Payload = bytes | Crop | Images
 
 
 @runtime_checkable
@@ -110,13 +110,12 @@ class Source:
 class Files:
     """Contents of image files below one folder.
 
-    Links are followed only to what lies inside the folder: looked at here, when the file is about
-    to be opened, and in the process that opens it.
+    Links are followed only to what lies inside the folder, looked at here, where the file is read.
 
     Attributes:
         root: the folder.
         paths: relative to it, without `..`, of each item; empty where an item has none.
-        max_bytes: files above it count by their size alone in the digest.
+        max_bytes: files above it are not read, and count by their size alone in the digest.
     """
 
     root: Path
@@ -125,18 +124,27 @@ class Files:
     _folders: dict[str, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def fetch(self, row: int) -> Payload | Rejected:
-        """Return the path, or why there is none to be opened."""
+        """Return the bytes of the file, or why there are none."""
         path = self.paths[row]
         if not path:
             return Rejected(NO_FILE, "the row names none")
-        return self.root / path if self._inside(path) else Rejected(LEADS_OUT, _LINK)
+        whole = f"{self.root}/{path}"  # a Path for each of a million files takes its time
+        return (
+            read_file(whole, self.max_bytes)
+            if self._inside(path, whole)
+            else Rejected(LEADS_OUT, _LINK)
+        )
 
     def digest(self, row: int) -> str:
         """Return the file's sha256, or its size where it is too large to be read."""
         found = self.fetch(row)
-        return found.reason if isinstance(found, Rejected) else _content(found, self.max_bytes)
+        if isinstance(found, bytes):
+            return hashlib.sha256(found).hexdigest()
+        if isinstance(found, Rejected):
+            return found.detail if found.reason == FILE_TOO_LARGE else found.reason
+        return UNREADABLE
 
-    def _inside(self, path: str) -> bool:
+    def _inside(self, path: str, whole: str) -> bool:
         # The links of a folder are looked at once, those of a file every time.
         folder = path.rpartition("/")[0]
         inside = self._folders.get(folder)
@@ -144,10 +152,9 @@ class Files:
             if inside is None:
                 root = self.root.resolve()
                 inside = self._folders[folder] = (root / folder).resolve().is_relative_to(root)
-            whole = self.root / path
             return inside and (
                 not os.path.islink(whole)  # noqa: PTH114
-                or whole.resolve().is_relative_to(self.root.resolve())
+                or Path(whole).resolve().is_relative_to(self.root.resolve())
             )
         except (OSError, ValueError, RuntimeError):  # RuntimeError: a ring of links
             return False
@@ -167,18 +174,3 @@ class Pixels:
     def digest(self, row: int) -> str:
         """Return the digest of the pixels."""
         return digest_pixels(self.images[row])
-
-
-def _content(payload: Payload, max_bytes: int) -> str:
-    return file_content(payload, max_bytes) if isinstance(payload, Path) else UNREADABLE
-
-
-def file_content(path: Path, max_bytes: int) -> str:
-    """Return the digest of a file, or why it has none."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return "no regular file"
-        return f"{status.st_size} bytes" if status.st_size > max_bytes else digest_file(path)
-    except (OSError, ValueError):
-        return UNREADABLE

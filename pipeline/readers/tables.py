@@ -6,6 +6,7 @@ breaks the table is one error.
 
 import csv
 import json
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -54,15 +55,12 @@ def read_table(
         limits: `max_metadata_bytes` bounds the file.
 
     Raises:
-        InputError: the file is too large, damaged, or has not the needed columns.
+        InputError: the file is no plain file, too large, damaged, or has not the needed columns.
     """
     ending = path.suffix.lower()
     try:
-        if path.stat().st_size > limits.max_metadata_bytes:
-            raise InputError(
-                f"{path}: {path.stat().st_size} bytes; tables of at most "
-                f"{limits.max_metadata_bytes} are read: cut it into several folders"
-            )
+        most = limits.max_metadata_bytes
+        check_file(path, most, f"tables of at most {most} are read: cut it into several folders")
         if ending == ".parquet":
             yield from _parquet_rows(path, columns, needed)
             return
@@ -74,6 +72,25 @@ def read_table(
                 yield from _csv_rows(file, path, columns, needed)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def check_file(path: Path, most_bytes: int, bound: str) -> None:
+    """Refuse what should not be opened: what is no plain file, and what is too large.
+
+    Args:
+        path: of the file.
+        most_bytes: a larger file is refused.
+        bound: the limit and the remedy in words, for the message.
+
+    Raises:
+        InputError: it is refused.
+        OSError: it is not there, or cannot be reached.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited on for ever
+        raise InputError(f"{path}: a folder, pipe or device, where a file is expected")
+    if status.st_size > most_bytes:
+        raise InputError(f"{path}: {status.st_size} bytes; {bound}")
 
 
 def match_columns(

@@ -34,7 +34,8 @@ from pipeline.synthesis.executors import Executor, ProcessExecutor, ThreadExecut
 from pipeline.synthesis.jobs import ShardJob
 from pipeline.synthesis.judging import Judging
 from pipeline.synthesis.ledger import choose_kept, kept_images, write_out
-from pipeline.synthesis.parents import Mode, make_editing, masks_digest
+from pipeline.synthesis.masks import masks_digest
+from pipeline.synthesis.parents import Editing, Mode, make_editing
 from pipeline.synthesis.plan import wanted_images
 from pipeline.synthesis.planner import Plan, plan_images, write_plan
 from pipeline.synthesis.quality import measure_quality
@@ -139,13 +140,13 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
     pool = read_samples(store, ("pool",)).images if params.encoder == "selfsupervised" else None
     judging = Judging(params, info.classes, training, validation, pool, device, tracker)
     judging.refuse_bad_weights()
-    source = _choose_source(params, inputs, info, judging, out)
-    curator = judging.curator(read_ids(store))
     # The pilot of a plan is as many as `auto` would keep, unless a number is given.
     counts, first = info.counts["train"], params.images_per_class
     if first == "planned":
         first = params.pilot_images or "auto"
     wanted = [wanted_images(counts, first)[name] for name in info.classes]
+    source = _choose_source(params, inputs, info, judging, wanted, out)
+    curator = judging.curator(read_ids(store))
     times = 1.0 if params.select == "first" else params.select_from
     shards = out / "shards"
     began = time.monotonic()
@@ -259,7 +260,12 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
 
 
 def _choose_source(
-    params: SynthesizeParams, inputs: Inputs, info: StoreInfo, judging: Judging, out: Path
+    params: SynthesizeParams,
+    inputs: Inputs,
+    info: StoreInfo,
+    judging: Judging,
+    wanted: Sequence[int],
+    out: Path,
 ) -> _Source:
     """Return the recipes, the one that was asked for first; refuse what is impossible early."""
     precision = pick_precision(params.precision, judging.device)
@@ -277,8 +283,10 @@ def _choose_source(
     refuse_impossible(generator, settings)
     editing = make_editing(params, judging.training, info.classes, params.mode)
     if editing is not None:
-        for label in range(len(info.classes)):
-            editing.origin(params.seed, label, 0)  # refuse what has no parent, before any work
+        for label, count in enumerate(wanted):
+            if count:
+                editing.origin(params.seed, label, 0)  # refuse what has no parent, before any work
+        _tell_own_masks(editing, judging.tracker)
     if choice.note:
         judging.tracker.note(choice.note)
     if searches:
@@ -297,6 +305,14 @@ def _choose_source(
             make_editing(params, judging.training, info.classes, "edit"),
         )
     return _Source("teacher" if choice.settings is None else "student", recipes, searched)
+
+
+def _tell_own_masks(editing: Editing, tracker: Tracker) -> None:
+    if editing.needs_own:
+        tracker.note(
+            f"synthesize: {len(editing.own):,} of {len(editing.ids):,} training images have a mask "
+            "that marks a part and leaves a part; the others are no parents"
+        )
 
 
 def _search(

@@ -3,8 +3,8 @@
 All three are functions of (root seed, class, index), as the candidate itself is.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,19 +12,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.decoding import Limits, Rejected, decode_image, quiet_pillow
 from pipeline.data.images import Images
 from pipeline.data.store import Samples
 from pipeline.errors import InputError, StageError
-from pipeline.hashing import digest_bytes
 from pipeline.params import SynthesizeParams
 from pipeline.seeds import numpy_generator
+from pipeline.synthesis.masks import Mask, MaskKind, draw_box, own_masks, read_masks
 
 Mode = Literal["generate", "edit", "cross_class", "inpaint"]
-
-_MASK_BYTES = 16 << 20
-_MOST_MASKS = 10_000
-_LEAST_SIDES, _MOST_SIDES = 0.5, 2.0  # height over width of a box
 
 
 @dataclass(frozen=True)
@@ -35,12 +30,12 @@ class Origin:
         row: of the parent among the training rows; None starts from noise.
         strength: share of the way that is stepped back, in [0, 1].
         mask: (H, W) bool, true where the image is drawn anew; None without inpainting.
-        mask_name: which mask; empty without.
+        mask_name: file of a user's mask, or which kind it is; empty without.
     """
 
     row: int | None = None
     strength: float = 1.0
-    mask: npt.NDArray[np.bool_] | None = None
+    mask: Mask | None = None
     mask_name: str = ""
 
 
@@ -72,6 +67,7 @@ class Editing:
         mask_share: share of the image that a box or border covers.
         masks: the user's, name -> (H, W) bool.
         resample_times: passes over each noise level of inpainting.
+        own: row -> (H, W) bool of the rows that have a usable mask; empty for other masks.
     """
 
     mode: Mode
@@ -80,16 +76,17 @@ class Editing:
     ids: tuple[str, ...]
     classes: tuple[str, ...]
     strengths: tuple[float, ...]
-    mask: Literal["box", "border", "user"]
+    mask: MaskKind
     mask_share: float
-    masks: tuple[tuple[str, npt.NDArray[np.bool_]], ...]
+    masks: tuple[tuple[str, Mask], ...]
     resample_times: int
+    own: Mapping[int, Mask] = field(default_factory=dict)
 
     def origin(self, seed: int, label: int, index: int) -> Origin:
         """Return what candidate `index` of a class starts from.
 
         Raises:
-            InputError: there is no image to start from.
+            InputError: there is no image to start from, or none with a mask of its own.
         """
         rows = self._rows(seed, label)
         # In turn through a shuffled list: every parent is used as often as any other.
@@ -97,10 +94,12 @@ class Editing:
         chance = numpy_generator(seed, "edit", label, index)
         if self.mode != "inpaint":
             return Origin(row, self.strengths[int(chance.integers(len(self.strengths)))])
+        if self.mask == "own":
+            return Origin(row, 1.0, self.own[row], self.mask)
         if self.mask == "user":
             name, mask = self.masks[int(chance.integers(len(self.masks)))]
             return Origin(row, 1.0, mask, name)
-        box = _draw_box(self.images.shape[1], self.mask_share, self.mask == "border", chance)
+        box = draw_box(self.images.shape[1], self.mask_share, self.mask == "border", chance)
         return Origin(row, 1.0, box, self.mask)
 
     def lineage(self, seed: int, label: int, indices: Sequence[int]) -> Lineage:
@@ -115,6 +114,11 @@ class Editing:
                 "mask": [origin.mask_name for origin in origins],
             },
         )
+
+    @property
+    def needs_own(self) -> bool:
+        """Say whether each candidate is inpainted within its parent's own mask."""
+        return self.mode == "inpaint" and self.mask == "own"
 
     @cached_property
     def _orders(self) -> dict[tuple[int, int], npt.NDArray[np.int64]]:
@@ -131,6 +135,14 @@ class Editing:
                     f"synthesize.mode = {self.mode}: there is no training image of {other} to "
                     f"make images of {self.classes[label]} from; set synthesize.mode = generate"
                 )
+            if self.needs_own:
+                rows = rows[[row in self.own for row in rows.tolist()]]
+                if not len(rows):
+                    raise InputError(
+                        f"synthesize.mask = own: no training image of {self.classes[label]} has a "
+                        "mask that marks a part and leaves a part; give some in the manifest that "
+                        "prepare reads, or set synthesize.mask to box, border or user"
+                    )
             found = numpy_generator(seed, "parents", label).permutation(rows)
             self._orders[seed, label] = found
         return found
@@ -149,7 +161,7 @@ def make_editing(
 
     Raises:
         InputError: masks are missing, unreadable or of another size than the images.
-        StageError: a row that is no real training row.
+        StageError: a row that is no real training row, or a damaged mask of its own.
     """
     if mode == "generate":
         return None
@@ -159,9 +171,12 @@ def make_editing(
             f"synthesize: rows of {sorted(wrong)} among the images to edit; only real training "
             "rows may be parents; run `replenish prepare --force`"
         )
-    masks: tuple[tuple[str, npt.NDArray[np.bool_]], ...] = ()
+    masks: tuple[tuple[str, Mask], ...] = ()
+    own: Mapping[int, Mask] = {}
     if mode == "inpaint" and params.mask == "user":
         masks = read_masks(Path(params.mask_path), training.images.shape[1])
+    if mode == "inpaint" and params.mask == "own":
+        own = own_masks(training)
     return Editing(
         mode=mode,
         images=training.images,
@@ -173,83 +188,5 @@ def make_editing(
         mask_share=params.mask_share,
         masks=masks,
         resample_times=params.resample_times,
+        own=own,
     )
-
-
-def read_masks(folder: Path, side_px: int) -> tuple[tuple[str, npt.NDArray[np.bool_]], ...]:
-    """Return name -> (H, W) bool of the PNG files of a folder, by name; white is drawn anew.
-
-    Raises:
-        InputError: no masks, too many, or one that is unreadable, of another size, or that leaves
-            nothing to draw or nothing to keep.
-    """
-    files = mask_files(folder)
-    if not files:
-        raise InputError(
-            f"{folder}: no masks (*.png); put grey PNG files of {side_px} x {side_px} px there, "
-            "white where the image is drawn anew, or set synthesize.mask to box or border"
-        )
-    if len(files) > _MOST_MASKS:
-        raise InputError(f"{folder}: {len(files):,} masks; at most {_MOST_MASKS:,} are read")
-    limits = Limits(_MASK_BYTES, side_px * side_px * 64)
-    masks: list[tuple[str, npt.NDArray[np.bool_]]] = []
-    with quiet_pillow():
-        for file in files:
-            found = decode_image(file, limits)
-            if isinstance(found, Rejected):
-                raise InputError(f"{file}: no usable mask: {found.reason} ({found.detail})")
-            height, width, _ = found.pixels.shape
-            if (height, width) != (side_px, side_px):
-                raise InputError(
-                    f"{file}: a mask of {width} x {height} px for images of {side_px} x {side_px} "
-                    "px; save it at the size of the images (prepare.image_size_px)"
-                )
-            mask = found.pixels.mean(axis=2) >= 128
-            if mask.all() or not mask.any():
-                kind = "white" if mask.all() else "black"
-                raise InputError(
-                    f"{file}: an all-{kind} mask; white is drawn anew and black is kept: it needs "
-                    "both"
-                )
-            masks.append((file.name, mask))
-    return tuple(masks)
-
-
-def mask_files(folder: Path) -> list[Path]:
-    """Return the PNG files of a folder of masks, by name; none where there is no folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() == ".png")
-
-
-def masks_digest(params: SynthesizeParams) -> str:
-    """Return a digest of the masks that the section asks for; empty where it asks for none."""
-    if params.mode != "inpaint" or params.mask != "user":
-        return ""
-    parts: list[Any] = [
-        (file.name, digest_bytes(file.read_bytes()))
-        for file in mask_files(Path(params.mask_path))
-        if file.is_file() and file.stat().st_size <= _MASK_BYTES
-    ]
-    return digest_bytes(repr(parts).encode())
-
-
-def _draw_box(
-    side: int, share: float, border: bool, chance: np.random.Generator
-) -> npt.NDArray[np.bool_]:
-    """Return a mask of about `share` of the image: a box anywhere, or all but a box in the middle.
-
-    It has at least one pixel and leaves at least one.
-    """
-    area = (1 - share if border else share) * side * side
-    ratio = 1.0 if border else float(np.exp(chance.uniform(*np.log([_LEAST_SIDES, _MOST_SIDES]))))
-    height = min(max(1, round((area * ratio) ** 0.5)), side - 1)
-    width = min(max(1, round(area / height)), side)
-    if border:
-        top, left = (side - height) // 2, (side - width) // 2
-    else:
-        top = int(chance.integers(side - height + 1))
-        left = int(chance.integers(side - width + 1))
-    box = np.zeros((side, side), dtype=np.bool_)
-    box[top : top + height, left : left + width] = True
-    return ~box if border else box

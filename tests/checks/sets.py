@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.checks.examined import Examined
-from pipeline.checks.facts import gather, image_facts
+from pipeline.checks.facts import look, measure
 from pipeline.data.images import Images
 from pipeline.hashing import digest_pixels
 
@@ -21,7 +21,7 @@ def examined(images: Images, labels: Sequence[int] | None = None, **changes: Any
         "splits": (None,) * count,
         "groups": (),
         "ids": [digest_pixels(image) for image in images],
-        "facts": gather([image_facts(image) for image in images]),
+        "facts": measure([look(image) for image in images]),
         "images": lambda rows: images[rows],
         **changes,
     }

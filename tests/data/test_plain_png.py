@@ -41,7 +41,8 @@ def test_pixels_are_those_that_pillow_reads(
     pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     found = decode_plain_png(png(pixels), MOST)
     assert found is not None
-    assert np.array_equal(found, pixels.reshape(height, width, -1))
+    assert np.array_equal(found[0], pixels.reshape(height, width, -1))
+    assert found[1] == png(pixels)
 
 
 def test_text_beside_the_pixels_does_no_harm() -> None:
@@ -50,7 +51,23 @@ def test_text_beside_the_pixels_does_no_harm() -> None:
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
     found = decode_plain_png(png(pixels, pnginfo=said, dpi=(72, 72)), MOST)
     assert found is not None
-    assert np.array_equal(found[:, :, 0], pixels)
+    assert np.array_equal(found[0][:, :, 0], pixels)
+    assert found[1] is not None
+    assert b"a cat" not in found[1]
+    assert found[1] == png(pixels)
+
+
+def test_bytes_that_hide_behind_the_pixels_are_not_kept() -> None:
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    for hidden in (b"", b"secret"):
+        parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows) + hidden), (b"IEND", b""))
+        data = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+        found = decode_plain_png(data + hidden, MOST)
+        assert found is not None
+        assert np.array_equal(found[0][:, :, 0], pixels)
+        assert found[1] == (None if hidden else data)
 
 
 def test_what_needs_care_is_left_alone(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from PIL import Image
 from pipeline.data.decoding import Limits
 from pipeline.data.images import Images
 from pipeline.errors import StageError
-from pipeline.ingest import chunks, loading
+from pipeline.ingest import loading
 from pipeline.ingest.loading import Loaded, encode_images, load_images
 from pipeline.readers.digits import read_digits
 from pipeline.readers.folder import read_folder
 from pipeline.readers.limits import ReadLimits
-from pipeline.readers.source import Crop, Pixels, Rejected, Source
+from pipeline.readers.source import NO_FILE, Crop, Pixels, Rejected, Source
 
 LIMITS = Limits(1 << 20, 1_000_000)
 
@@ -148,6 +148,7 @@ def test_worker_processes_do_not_change_the_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "_FEW_ROWS", 100)
+    monkeypatch.setattr(loading, "_TIMED_SECONDS", 0.0)
     monkeypatch.setattr(loading, "_ALONE_SECONDS", 0.0)
     source = read_digits()
     alone = load(source, tmp_path / "one")
@@ -216,7 +217,7 @@ def test_masks_go_with_their_images(tmp_path: Path) -> None:
     mask = np.zeros((16, 16, 1), dtype=np.uint8)
     mask[:8] = 1  # what is not black counts
     masks = Listed([mask, Rejected("no file", "the row names none"), mask[:8]])
-    masks.payloads[1] = Rejected(chunks.NO_FILE, "the row names none")
+    masks.payloads[1] = Rejected(NO_FILE, "the row names none")
     loaded = load(source_of(Pixels(np.stack([image] * 3)), 3, masks), tmp_path, side_px=8)
     assert loaded.rows.tolist() == [0, 1]
     chunk = loaded.chunk(0)

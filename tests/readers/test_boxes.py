@@ -29,7 +29,8 @@ def test_crops_of_one_image_are_one_group(tmp_path: Path) -> None:
     source = read_coco(coco(tmp_path / "set"), LIMITS)
     assert source.names[:2] == ("images/0.png#0", "images/0.png#1")
     assert source.groups[:5] == ("images/0.png",) * 4 + ("images/1.png",)
-    assert source.contents.fetch(1) == Crop(tmp_path / "set" / "images" / "0.png", (8, 0, 8, 8))
+    file = tmp_path / "set" / "images" / "0.png"
+    assert source.contents.fetch(1) == Crop(file.read_bytes(), (8, 0, 8, 8))
 
 
 def test_an_annotation_without_a_box_is_its_whole_image(tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ def test_an_annotation_without_a_box_is_its_whole_image(tmp_path: Path) -> None:
     tell(root, value)
     source = read_coco(root, LIMITS)
     assert source.names[0] == "images/0.png"
-    assert source.contents.fetch(0) == root / "images" / "0.png"
+    assert source.contents.fetch(0) == (root / "images" / "0.png").read_bytes()
 
 
 def test_splits_are_told_by_the_files_names(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_the_digest_does_not_read_oversized_files_or_pipes(
 
     make_image_folder(tmp_path, {"cat": 1, "dog": 1})
     os.mkfifo(tmp_path / "cat" / "pipe.png")
-    monkeypatch.setattr("pipeline.readers.source.digest_file", lambda path: 1 / 0)
+    monkeypatch.setattr("pipeline.data.decoding.open", lambda *_, **__: 1 / 0, raising=False)
     params = PrepareParams(source="folder", path=str(tmp_path), max_file_bytes=64)
     assert len(source_digest(params)) == 64
 

@@ -3,13 +3,16 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_store import parts, run_pretrain, run_train, stripes, write_prepare
 
-from pipeline.data.store import read_samples
+from pipeline.data.images import encode_png
+from pipeline.data.store import read_info, read_samples
 from pipeline.downstream import fitting
 from pipeline.errors import InputError
 from pipeline.folders import read_manifest, write_manifest
@@ -186,6 +189,73 @@ def test_edited_images_name_their_parent_and_are_not_copies_of_it(
             kept = len(rows)
             assert all(distance >= limit for distance in rows.extra["parent_distance"])
     assert kept == summary.accepted
+
+
+def masked(rows, marked):
+    """Return the rows with a mask of their own: what prepare stores of a manifest's."""
+    masks = []
+    for count in marked:
+        mask = np.zeros((8, 8, 1), dtype=np.uint8)
+        mask[:count] = 255
+        masks.append(encode_png(mask) if count else None)
+    return replace(rows, extra={"mask": masks})
+
+
+def write_masked(folder, marked):
+    train, validation, test = parts()
+    held_out = [masked(rows, [0] * len(rows)) for rows in (validation, test)]
+    write_prepare(folder, [masked(train, marked), *held_out])
+
+
+def test_each_image_is_inpainted_within_its_own_mask(trained, tmp_path, recording_tracker):
+    # The large class gets no image and needs no mask; of the thin one, one row has none.
+    write_masked(tmp_path / "prepare", [0] * 12 + [0, 3, 6])
+    (tmp_path / "train").symlink_to(trained[0] / "train")
+    changes = {"mode": "inpaint", "mask": "own", "max_rounds": 2, "adapt_below": 0.0}
+    summary = run_synthesize(tmp_path, tmp_path / "s", recording_tracker, **changes)
+    assert any("2 of 15 training images have a mask" in note for note in recording_tracker.notes)
+    assert [one.candidates > 0 for one in summary.classes] == [False, True]
+    real = read_samples(tmp_path / "prepare" / "dataset", ("train",))
+    number = {identity: row for row, identity in enumerate(real.ids)}
+    parents = Counter()
+    for name in ("accepted", "rejected"):
+        rows = read_samples(tmp_path / "s" / name)
+        for image, parent in zip(rows.images, rows.extra.get("parent_id", ()), strict=True):
+            row = number[parent]
+            parents[row] += 1
+            drawn = {13: 3, 14: 6}[row]
+            assert np.array_equal(image[drawn:], real.images[row][drawn:])
+            assert not np.array_equal(image[:drawn], real.images[row][:drawn])
+        assert set(rows.extra.get("mask", ())) <= {"own"}
+    assert parents == {13: summary.candidates / 2, 14: summary.candidates / 2}
+
+
+def test_other_masks_make_the_stage_stale(trained, tmp_path, recording_tracker):
+    (tmp_path / "train").symlink_to(trained[0] / "train")
+    inputs = {"prepare": tmp_path / "prepare", "train": tmp_path / "train"}
+    params = synthesize_params(mode="inpaint", mask="own", images_per_class=1, max_rounds=1)
+    digests = []
+    for count in (3, 5):
+        shutil.rmtree(tmp_path / "prepare", ignore_errors=True)
+        write_masked(tmp_path / "prepare", [count] * 15)
+        digests.append(read_info(tmp_path / "prepare" / "dataset").digest)
+        assert not synthesize.run.is_current(params, inputs, tmp_path / "s")
+        synthesize.run(params, inputs, tmp_path / "s", recording_tracker)
+        assert synthesize.run.is_current(params, inputs, tmp_path / "s")
+    assert digests[0] == digests[1]  # of pixels, labels and splits
+
+
+def test_masks_of_their_own_that_are_missing_are_refused_before_any_work(
+    trained, tmp_path, recording_tracker
+):
+    (tmp_path / "train").symlink_to(trained[0] / "train")
+    changes = {"mode": "inpaint", "mask": "own"}
+    with pytest.raises(InputError, match="no column `mask`"):
+        run_synthesize(trained[0], tmp_path / "s", recording_tracker, **changes)
+    write_masked(tmp_path / "prepare", [3] * 12 + [0, 8, 0])
+    with pytest.raises(InputError, match="no training image of columns has a mask"):
+        run_synthesize(tmp_path, tmp_path / "s", recording_tracker, **changes)
+    assert not recording_tracker.progress_calls
 
 
 def test_an_edit_of_strength_nought_is_rejected_as_a_repeat(trained, tmp_path, recording_tracker):
