@@ -1,6 +1,7 @@
 """Where tensors live, and how many threads and which precision are used there."""
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -38,6 +39,15 @@ def usable_cores() -> int:
     if hasattr(process, "cpu_affinity"):  # Linux; macOS has none
         return len(process.cpu_affinity())
     return psutil.cpu_count() or 1
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Return the names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    if named:
+        return tuple(one.strip() for one in named.split(","))[:count]
+    return tuple(str(number) for number in range(count))
 
 
 def pick_precision(

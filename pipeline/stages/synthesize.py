@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 from typing import Literal
@@ -19,7 +19,7 @@ from pipeline.data.store import (
     read_samples,
 )
 from pipeline.data.store_writer import StoreWriter
-from pipeline.device import pick_device, pick_precision, usable_cores
+from pipeline.device import pick_device, pick_precision, usable_cores, visible_gpus
 from pipeline.diffusion.checkpoints import load_generator
 from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.errors import StageError
@@ -40,6 +40,7 @@ from pipeline.synthesis.plan import wanted_images
 from pipeline.synthesis.planner import Plan, plan_images, write_plan
 from pipeline.synthesis.quality import measure_quality
 from pipeline.synthesis.recipes import Recipe, other_recipes
+from pipeline.synthesis.remote import lent_executor
 from pipeline.synthesis.rounds import fill_plan
 from pipeline.synthesis.search import (
     NO_GUIDANCE,
@@ -159,7 +160,7 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
             )
         return images
 
-    with _executor(params, source.recipes, device, shards) as executor:
+    with _executor(params, source.recipes, device, shards, tracker) as executor:
         ledger = fill_plan(
             info.classes,
             wanted,
@@ -338,9 +339,20 @@ def _search(
 
 
 def _executor(
-    params: SynthesizeParams, recipes: tuple[Recipe, ...], device: torch.device, shards: Path
+    params: SynthesizeParams,
+    recipes: tuple[Recipe, ...],
+    device: torch.device,
+    shards: Path,
+    tracker: Tracker,
 ) -> Executor:
     execution = params.execution
+    elsewhere = execution.backend in ("prefect", "ray")
+    lent = lent_executor() if elsewhere else None
+    if elsewhere and lent is None:
+        tracker.note(
+            f"synthesize: execution.backend = {execution.backend} sends shards from a flow alone "
+            "(python -m flows.augment, or a deployment); this run draws the same images here"
+        )
     # A GPU does one batch after the other; on a processor each worker has a thread of its own.
     workers = 1 if device.type == "cuda" else execution.workers or usable_cores()
     job = ShardJob(
@@ -353,8 +365,13 @@ def _executor(
         memory_mib=execution.memory_mib,
         shard_images=params.shard_images,
     )
-    kind = ProcessExecutor if execution.backend == "processes" else ThreadExecutor
-    return kind(job.start, shards, workers)
+    if lent is not None:
+        # Another machine has its own device and all of its memory.
+        return lent(replace(job, device=execution.device, workers=1), shards, execution, tracker)
+    if execution.backend == "processes":
+        gpus = visible_gpus() if device.type == "cuda" else ()
+        return ProcessExecutor(job.start, shards, len(gpus) or workers, gpus)
+    return ThreadExecutor(job.start, shards, workers)
 
 
 def _open_store(folder: Path, info: StoreInfo) -> StoreWriter:

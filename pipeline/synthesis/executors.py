@@ -8,6 +8,7 @@ import os
 import queue
 import signal
 import traceback
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -166,7 +167,9 @@ class ProcessExecutor:
     process, however it ends.
     """
 
-    def __init__(self, make_worker: MakeWorker, folder: Path, workers: int) -> None:
+    def __init__(
+        self, make_worker: MakeWorker, folder: Path, workers: int, gpus: Sequence[str] = ()
+    ) -> None:
         """Take what is to be done; the processes start when they are first needed.
 
         Args:
@@ -174,8 +177,10 @@ class ProcessExecutor:
                 a function of a module or a method of something that can be pickled.
             folder: of the shards.
             workers: number of processes.
+            gpus: names of GPUs, of which each process sees one alone; in turn.
         """
         self._make_worker, self._folder, self._count = make_worker, folder, workers
+        self._gpus = tuple(gpus)
         self._context = get_context("spawn")
         self._tasks: SimpleQueue[Shard]
         self._lock: Lock
@@ -233,13 +238,16 @@ class ProcessExecutor:
         reports, end = self._context.Pipe(duplex=False)
         process = self._context.Process(
             target=_work,
-            args=(self._make_worker, self._folder, self._tasks, self._lock, end),
+            args=(self._make_worker, self._folder, self._tasks, self._lock, end, self._gpu()),
             name=f"shard-worker-{len(self._workers)}",
             daemon=True,
         )
         process.start()
         end.close()  # the worker's alone: when it dies, reading the pipe says so
         return _Worker(process, reports)
+
+    def _gpu(self) -> str | None:
+        return self._gpus[len(self._workers) % len(self._gpus)] if self._gpus else None
 
     def _receive(self, worker: "_Worker") -> _Report:
         try:
@@ -271,9 +279,12 @@ def _work(
     tasks: "SimpleQueue[Shard]",
     lock: Lock,
     reports: "connection.Connection[_Report, object]",
+    gpu: str | None,
 ) -> None:
     """Be a worker process."""
     begin_worker()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # torch looks when it first uses CUDA
     with torch_threads(1):
         try:
             worker = make_worker()
@@ -298,6 +309,36 @@ def _work(
                     os._exit(1)
 
             _serve(take, worker, folder, report)
+
+
+def draw_shards(
+    worker: ShardWorker, shards: Sequence[Shard], folder: Path, wanted: Callable[[], bool]
+) -> None:
+    """Draw and write those shards that are not there yet, on one processor thread.
+
+    Args:
+        worker: samples.
+        shards: to be drawn, in this order.
+        folder: of the shards.
+        wanted: is asked before each; are they wanted still?
+
+    Raises:
+        Exception: what went wrong with a shard; those before it are written.
+    """
+    waiting = deque(shards)
+    errors: list[BaseException] = []
+
+    def take(wait: bool) -> Shard | None:
+        return waiting.popleft() if waiting and not errors and wanted() else None
+
+    def report(what: _Report) -> None:
+        if isinstance(what, BaseException):
+            errors.append(what)
+
+    with torch_threads(1):
+        _serve(take, worker, folder, report)
+    if errors:
+        raise errors[0]
 
 
 def _serve(

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from pipeline.data.images import Images
+from pipeline.device import pick_device
 from pipeline.diffusion.checkpoints import Generator, load_generator
+from pipeline.errors import StageError
 from pipeline.synthesis.engine import Candidate, Engine
 from pipeline.synthesis.recipes import Recipe
 from pipeline.synthesis.shards import Shard
@@ -25,7 +27,7 @@ class ShardJob:
     Attributes:
         recipes: ways to draw; a shard names one by its number.
         seed: root seed.
-        device: name of the torch device to sample on.
+        device: name of the torch device to sample on; auto is the worker's own best.
         compiled: use torch.compile.
         batch_images: images of one network call; None measures.
         workers: that share the memory.
@@ -88,9 +90,17 @@ class EngineWorker:
         return [drawn[shard] for shard in shards]
 
     def _make(self, recipe: Recipe) -> Engine:
-        job, device = self._job, torch.device(self._job.device)
+        job = self._job
+        device = pick_device("auto") if job.device == "auto" else torch.device(job.device)
         if recipe.generator not in self._generators:
-            self._generators[recipe.generator] = load_generator(recipe.generator, device)
+            found = load_generator(recipe.generator, device)
+            if found.digest != recipe.digest:
+                raise StageError(
+                    f"{recipe.generator}: another generator ({found.digest[:12]}) than the one "
+                    f"that shards are asked of ({recipe.digest[:12]}); workers need the run's own "
+                    "folder, which no other run may replace meanwhile"
+                )
+            self._generators[recipe.generator] = found
         return Engine(
             self._generators[recipe.generator],
             recipe.settings,

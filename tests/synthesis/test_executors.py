@@ -62,9 +62,9 @@ CLASSES, SHARDS, SIZE = 2, 16, 16
 def job(tmp_path_factory):
     folder = tmp_path_factory.mktemp("generator")
     spec = GeneratorSpec(("a", "b"), 8, "L", "cosine", "velocity", False, "", None)
-    save_generator(folder, spec, build_unet(8, "L", CLASSES, Preset(8, 1), seed=0))
+    digest = save_generator(folder, spec, build_unet(8, "L", CLASSES, Preset(8, 1), seed=0))
     settings = SamplerSettings("dpmsolver++", 2, Guidance(1.5))
-    return ShardJob((Recipe("as asked", folder, "g", settings),), 0, "cpu")
+    return ShardJob((Recipe("as asked", folder, digest, settings),), 0, "cpu")
 
 
 def shards_512():

@@ -3,13 +3,14 @@ from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.device import torch_threads
-from pipeline.diffusion.checkpoints import GeneratorSpec, save_generator
+from pipeline.diffusion.checkpoints import GeneratorSpec, load_generator, save_generator
 from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.diffusion.unet import Preset, build_unet
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StageError
 from pipeline.synthesis.jobs import ShardJob
 from pipeline.synthesis.recipes import Recipe
 from pipeline.synthesis.shards import Shard
@@ -26,9 +27,11 @@ def folder(tmp_path_factory):
 
 
 def recipes(folder):
+    written = any(folder.iterdir())
+    digest = load_generator(folder, torch.device("cpu")).digest if written else ""
     return (
-        Recipe("as asked", folder, "g", SETTINGS),
-        Recipe("firmer", folder, "g", replace(SETTINGS, guidance=Guidance(6.0))),
+        Recipe("as asked", folder, digest, SETTINGS),
+        Recipe("firmer", folder, digest, replace(SETTINGS, guidance=Guidance(6.0))),
     )
 
 
@@ -88,3 +91,9 @@ def test_an_engine_of_a_recipe_shares_the_network(folder):
         worker = ShardJob(recipes(folder), 0, "cpu").start()
         assert worker.engine(0) is worker.engine(0)
         assert worker.engine(0)._generator is worker.engine(1)._generator
+
+
+def test_a_job_of_another_generator_is_refused(folder):
+    asked = replace(recipes(folder)[0], digest="0" * 64)
+    with pytest.raises(StageError, match="another generator .* than the one that shards are asked"):
+        ShardJob((asked,), 0, "cpu").start()

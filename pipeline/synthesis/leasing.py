@@ -1,0 +1,294 @@
+"""Shards by workers elsewhere: the driver's side, whoever carries the leases to them.
+
+Workers share a folder with the driver. What is in it decides: a shard whose side-car stands is
+done, a lease whose beat changes is alive. What the carrier knows of its runs only makes it quicker
+to see that one has ended.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+from pipeline.errors import StageError
+from pipeline.folders import write_bytes
+from pipeline.synthesis.dispatch import Dispatch, Lease, Rules
+from pipeline.synthesis.shards import Shard, read_shard
+
+BEATS = "beats"
+BEAT_SECONDS = 5.0
+
+_RUN_ID = "run-id"
+_MOST_SHARDS = 64  # of a lease: what is lost with a worker
+_LEASES_EACH = 4  # for each worker, so that the last ones end together
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a carrier knows of a lease.
+
+    Attributes:
+        state: waiting for a worker, running, ended well, failed with an error, or lost with its
+            worker.
+        message: of the error or loss.
+    """
+
+    state: Literal["waiting", "running", "ended", "failed", "lost"]
+    message: str = ""
+
+
+class Carrier(Protocol):
+    """Takes leases to workers. A service that does not answer raises `ConnectionError`."""
+
+    def workers(self) -> int:
+        """Return how many workers are there to take leases."""
+        ...
+
+    def submit(self, lease: Lease, key: str) -> None:
+        """Send a lease; one with a key that was sent before, even by another driver, is joined."""
+        ...
+
+    def look(self, leases: Iterable[str]) -> Mapping[str, Seen]:
+        """Return what is known of some leases, by id."""
+        ...
+
+    def cancel(self, lease: str, why: str) -> None:
+        """Let a lease go: it is lost, or not needed any more."""
+        ...
+
+    def missing_workers(self, seconds: float) -> Exception:
+        """Return the error for people when no worker was there for so long."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what the carrier holds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long what is waited for.
+
+    Attributes:
+        poll_seconds: between two looks.
+        silent_seconds: a lease that gives no beat for so long is lost.
+        workers_seconds: with no worker for so long the run ends.
+        service_seconds: with the service away for so long, likewise.
+    """
+
+    poll_seconds: float = 0.5
+    silent_seconds: float = 60.0
+    workers_seconds: float = 30.0
+    service_seconds: float = 600.0
+
+
+class LeasingExecutor:
+    """An executor whose workers are elsewhere; see `pipeline.synthesis.executors.Executor`."""
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        folder: Path,
+        note: Callable[[str], None],
+        workers: int = 0,
+        patience: Patience | None = None,
+    ) -> None:
+        """Take what carries.
+
+        Args:
+            carrier: of the leases.
+            folder: of the shards, shared with the workers, with the job in it.
+            note: is told what people should know.
+            workers: that leases are cut for; 0 asks the carrier.
+            patience: how long what is waited for.
+        """
+        self._carrier, self._folder, self._note, self._workers = carrier, folder, note, workers
+        self._patience = patience or Patience()
+        self._beats: dict[str, bytes] = {}
+        self._seen: dict[str, Seen] = {}
+        self._unsent: Lease | None = None
+        self._away_since: float | None = None
+        self._alone_since: float | None = None
+        self._looked = -float("inf")  # for workers
+
+    def run(self, shards: Sequence[Shard]) -> Generator[Shard, None, None]:
+        """See Executor.
+
+        Raises:
+            InputError: no worker is there, or none can be reached, from the start.
+            StageError: a shard failed too often, or the workers or the service went away.
+        """
+        if not shards:
+            return
+        run_id = _run_id(self._folder)
+        dispatch = Dispatch(shards, self._rules(len(shards)))
+        for shard in shards:
+            if read_shard(self._folder, shard) is not None and dispatch.done(shard):
+                yield shard
+        try:
+            while not dispatch.finished:
+                yield from self._found(dispatch, list(dispatch.out.values()))
+                self._try(self._look, dispatch)
+                yield from self._found(dispatch, list(dispatch.out.values()))
+                self._settle(dispatch)
+                self._try(self._hand_out, dispatch, run_id)
+                if not dispatch.finished:
+                    self._need_workers(dispatch)
+                    time.sleep(self._patience.poll_seconds)
+        finally:
+            # Whatever ends this run: what is still out would only warm the room.
+            for lease in list(dispatch.out):
+                self._try(self._carrier.cancel, lease, "the run that sent it has ended")
+            self._beats.clear()
+            self._unsent = None
+
+    def close(self) -> None:
+        """Let the carrier go."""
+        self._carrier.close()
+
+    def __enter__(self) -> Self:
+        """Return the executor."""
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Close the executor."""
+        self.close()
+
+    def _rules(self, shards: int) -> Rules:
+        workers = self._workers or max(1, self._ask_workers())
+        group = -(-shards // (_LEASES_EACH * workers))
+        return Rules(
+            group=min(max(group, 1), _MOST_SHARDS),
+            ahead=2 * workers,  # one at work and one that waits beside it
+            silent_seconds=self._patience.silent_seconds,
+        )
+
+    def _ask_workers(self) -> int:
+        try:
+            return self._carrier.workers()
+        except ConnectionError:
+            return 1  # nothing is sent before it answers
+
+    def _found(self, dispatch: Dispatch, leases: Iterable[Lease]) -> Generator[Shard, None, None]:
+        for lease in leases:
+            for shard in lease.shards:
+                if dispatch.is_done(shard) or not self._stands(shard):
+                    continue
+                dispatch.heard(lease.id, time.monotonic())
+                if dispatch.done(shard):
+                    yield shard
+
+    def _stands(self, shard: Shard) -> bool:
+        sidecar = self._folder / f"{shard.name}.sha256"
+        return sidecar.exists() and read_shard(self._folder, shard) is not None
+
+    def _look(self, dispatch: Dispatch) -> None:
+        now = time.monotonic()
+        for lease_id in dispatch.out:
+            beat = _read_beat(self._folder, lease_id)
+            if beat is not None and self._beats.get(lease_id) != beat:
+                self._beats[lease_id] = beat
+                dispatch.heard(lease_id, now)
+        self._seen = dict(self._carrier.look(list(dispatch.out))) if dispatch.out else {}
+        for lease_id, seen in self._seen.items():
+            if seen.state == "running" and dispatch.out[lease_id].begun is None:
+                dispatch.heard(lease_id, now)
+
+    def _settle(self, dispatch: Dispatch) -> None:
+        """Close the leases that have ended, are silent, or are not needed any more."""
+        now = time.monotonic()
+        for lease_id, seen in self._seen.items():
+            if seen.state == "lost":
+                self._tell_lost(dispatch, lease_id, seen.message or "its worker died")
+                dispatch.give_up(lease_id, seen.message or "its worker died")
+            elif seen.state in ("ended", "failed"):
+                if seen.state == "failed":
+                    self._tell_lost(dispatch, lease_id, seen.message)
+                dispatch.ended(lease_id, now, seen.message or None)
+        self._seen = {}
+        for lease in dispatch.overdue(now):
+            silent = f"silent for {self._patience.silent_seconds:.0f} s"
+            self._tell_lost(dispatch, lease.id, silent)
+            self._try(self._carrier.cancel, lease.id, silent)
+            dispatch.give_up(lease.id, silent)
+        for lease in dispatch.needless():
+            self._try(self._carrier.cancel, lease.id, "its shards are done")
+            dispatch.ended(lease.id, now)
+
+    def _hand_out(self, dispatch: Dispatch, run_id: str) -> None:
+        while True:
+            if self._unsent is None:
+                self._unsent = dispatch.hand_out(time.monotonic())
+            if self._unsent is None:
+                return
+            # Where the service is away, this very lease goes first when it is back.
+            self._carrier.submit(self._unsent, f"{run_id}-{self._unsent.id}")
+            self._unsent = None
+
+    def _tell_lost(self, dispatch: Dispatch, lease_id: str, why: str) -> None:
+        lease = dispatch.out.get(lease_id)
+        left = [s for s in lease.shards if not dispatch.is_done(s)] if lease else []
+        if left:
+            self._note(
+                f"synthesize: {len(left)} shards from {left[0].name} on go to another worker: {why}"
+            )
+
+    def _need_workers(self, dispatch: Dispatch) -> None:
+        """End the run where leases wait, none is at work, and no worker is there to take one."""
+        now = time.monotonic()
+        if any(lease.begun is not None for lease in dispatch.out.values()):
+            self._alone_since = None
+            return
+        if now - self._looked < min(5.0, self._patience.workers_seconds / 3):
+            return
+        self._looked = now
+        there = self._try(self._carrier.workers)
+        if there is None or there > 0:
+            self._alone_since = None
+            return
+        if self._alone_since is None:
+            self._alone_since = now
+            self._note("synthesize: no worker is there to draw the shards; waiting for one")
+        elif now - self._alone_since >= self._patience.workers_seconds:
+            raise self._carrier.missing_workers(now - self._alone_since)
+
+    def _try(self, what: Callable[..., Any], *given: Any) -> Any:
+        """Call the service; while it is away, wait for it: the workers may go on meanwhile."""
+        try:
+            answer = what(*given)
+        except ConnectionError as error:
+            now = time.monotonic()
+            if self._away_since is None:
+                self._away_since = now
+                self._note(f"synthesize: {error}; waiting for it, finished shards stay")
+            elif now - self._away_since > self._patience.service_seconds:
+                raise StageError(
+                    f"synthesize: {error}, for {now - self._away_since:.0f} s now; finished shards "
+                    "stay, run the same flow again"
+                ) from None
+            return None
+        if self._away_since is not None:
+            self._note("synthesize: the service is back")
+            self._away_since = None
+        return answer
+
+
+def _read_beat(folder: Path, lease_id: str) -> bytes | None:
+    try:
+        return (folder / BEATS / lease_id).read_bytes()
+    except OSError:
+        return None
+
+
+def _run_id(folder: Path) -> str:
+    """Return what tells these shards from those of another work folder; made once.
+
+    A driver that goes on after a crash joins the leases that it sent before; one that begins anew,
+    with `--force`, must not be told that they have ended.
+    """
+    path = folder / _RUN_ID
+    if not path.exists():
+        write_bytes(path, uuid.uuid4().hex.encode())
+    return path.read_text(encoding="ascii")
