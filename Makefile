@@ -3,8 +3,6 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PREFECT_PORT ?= 4200
-MLFLOW_PORT ?= 5000
 
 export NO_ALBUMENTATIONS_UPDATE = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
@@ -45,8 +43,9 @@ fuzz: $(READY) ## throw damaged files at every reader for five minutes
 repro: $(READY) ## bring artifacts/ up to date with DVC
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
-ui: $(READY) ## open the Prefect and MLflow pages' servers on 127.0.0.1
-	$(BIN)/python -m flows.ui --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT)
+ui: $(READY) ## Prefect and MLflow with their pages on 127.0.0.1, and a worker; ports in params.yaml
+	@$(BIN)/python -m flows.ui $(if $(PREFECT_PORT),--prefect-port $(PREFECT_PORT)) \
+	  $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT)) $(if $(PARAMS),--params $(PARAMS))
 
 dvc.yaml: $(READY) ## write dvc.yaml anew after an import or the registry changed
 	$(BIN)/python -m pipeline dag > dvc.yaml.new && mv dvc.yaml.new dvc.yaml

@@ -12,6 +12,8 @@ for _name, _value in {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
     # Its first start makes a database; the 20 s that Prefect allows are short on a busy machine.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    # A sign of life of each flow run, by which runs of dead workers are told: see bootstrap.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # Nothing is told to anybody.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",

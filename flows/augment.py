@@ -4,10 +4,10 @@
 PREFECT_API_URL names one. It calls the same stage functions as `replenish run` and `dvc repro`.
 """
 
-import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from prefect import flow, get_run_logger, task
@@ -16,10 +16,12 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run, task_run
 from prefect.states import Failed
-from pydantic import BaseModel, ConfigDict, Field
 
+from flows.form import Changes
+from flows.holding import hold_folder
 from flows.shown import show_results
 from flows.tracking import PrefectTracker
+from flows.workers import lent_workers
 from pipeline.errors import InputError, StageError
 from pipeline.params import Params, StageName, load_params
 from pipeline.stages import STAGES
@@ -30,62 +32,7 @@ from pipeline.tracking.tracker import FanOut, Tracker
 
 RETRIES = 2
 RETRY_DELAY_SECONDS = 10.0
-
-
-class Changes(BaseModel):
-    """What to change against the params file; an empty field leaves it as it is there."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    source: Literal["digits", "folder", "idx"] | None = Field(
-        None, description="digits (embedded), folder (class/*.png) or idx (MNIST's format)"
-    )
-    path: str | None = Field(None, description="folder of the images of `folder` and `idx`")
-    base: Literal["none", "pool", "folder", "hub", "run"] | None = Field(
-        None,
-        description="what the diffusion model starts from: none, pool (unlabelled images), "
-        "folder (diffusers), hub (Hugging Face) or run (an earlier one)",
-    )
-    base_path: str | None = Field(None, description="folder of the base of `folder` and `run`")
-    base_hub_id: str | None = Field(
-        None, description="owner/name or owner/name@revision of the base of `hub`"
-    )
-    seed: int | None = Field(None, ge=0, lt=2**31, description="root seed")
-    train_steps: int | None = Field(
-        None, ge=1, le=10_000_000, description="most optimiser steps of the diffusion model"
-    )
-    images_per_class: int | None = Field(
-        None, ge=0, le=1_000_000, description="accepted synthetic images of each class"
-    )
-    guidance: float | None = Field(None, ge=0.0, le=20.0, description="1 = none (classifier-free)")
-    comparison_seeds: int | None = Field(
-        None, ge=2, le=1000, description="paired repetitions of each classifier arm"
-    )
-    comparison_steps: int | None = Field(
-        None, ge=1, description="optimiser steps of each classifier"
-    )
-
-    def overrides(self) -> tuple[str, ...]:
-        """Return the changes as `section.key=value`."""
-        return tuple(
-            f"{_KEYS[name]}={json.dumps(value)}"
-            for name, value in self.model_dump(mode="json", exclude_none=True).items()
-        )
-
-
-_KEYS = {
-    "source": "prepare.source",
-    "path": "prepare.path",
-    "base": "pretrain.base",
-    "base_path": "pretrain.path",
-    "base_hub_id": "pretrain.hub_id",
-    "seed": "seed",
-    "train_steps": "train.steps",
-    "images_per_class": "synthesize.images_per_class",
-    "guidance": "synthesize.guidance",
-    "comparison_seeds": "evaluate.seeds",
-    "comparison_steps": "evaluate.steps",
-}
+SWEEP_TAG = "sweep:"
 
 
 def _may_pass(_task: object, _run: object, state: State[Any]) -> bool:
@@ -102,7 +49,8 @@ def run_one(
     """Bring one stage up to date; the task takes the stage's name."""
     # A retry goes on from where the first attempt stopped.
     first = (task_run.run_count or 1) == 1
-    summary = run_stage(name, params, artifacts, tracker, force=force and first)
+    with lent_workers(params.execution):
+        summary = run_stage(name, params, artifacts, tracker, force=force and first)
     return summary.model_dump(mode="json")
 
 
@@ -128,13 +76,15 @@ def augment(
         mlflow: record the run in MLflow.
 
     Raises:
-        InputError: the params or the data cannot be used; the run's state has the message.
+        InputError: the params or the data cannot be used, or another flow run is at work in the
+            folder; the run's state has the message.
         StageError: a stage failed; likewise.
     """
     # A returned state carries the message alone: an error of the user's needs no traceback.
     try:
         params = load_params(Path(params_file), (*changes.overrides(), *more))
-        return _run_all(params, Path(artifacts), force, mlflow)
+        with hold_folder(Path(artifacts)):
+            return _run_all(params, Path(artifacts), force, mlflow)
     except (InputError, StageError) as error:
         return Failed(message=str(error), data=error)
 
@@ -154,7 +104,7 @@ def _run_all(params: Params, artifacts: Path, force: bool, mlflow: bool) -> dict
             # MLflow takes seconds to import: only where it is wanted.
             from pipeline.tracking.recording import track_run
 
-            tags = {"prefect_flow_run_id": str(flow_run.id or "")}
+            tags = {"prefect_flow_run_id": str(flow_run.id or ""), **sweep_tags(flow_run.tags)}
             recorded = stack.enter_context(
                 track_run(
                     artifacts,
@@ -186,6 +136,12 @@ def _run_all(params: Params, artifacts: Path, force: bool, mlflow: bool) -> dict
         "mlflow_run_id": mlflow_run_id,
         "seconds": {name: round(value, 1) for name, value in clock.seconds.items()},
     }
+
+
+def sweep_tags(prefect_tags: Sequence[str]) -> dict[str, str]:
+    """Return MLflow's tag `sweep` of a run that a sweep started, by its Prefect tags."""
+    names = [tag.removeprefix(SWEEP_TAG) for tag in prefect_tags if tag.startswith(SWEEP_TAG)]
+    return {"sweep": names[0]} if names else {}
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

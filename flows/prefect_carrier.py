@@ -1,6 +1,6 @@
 """Leases as runs of the deployment `generate-shard`, which workers of a Prefect pool take."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,8 @@ from pipeline.tracking.tracker import Tracker
 
 _RUNS_A_LOOK = 200  # the API gives no more at once
 
-_WAITING = {StateType.SCHEDULED, StateType.PENDING, StateType.PAUSED}
+# A pending run has a worker that may die, as a running one has.
+_WAITING = {StateType.SCHEDULED, StateType.PAUSED}
 _STATES = {
     StateType.COMPLETED: "ended",
     StateType.FAILED: "failed",
@@ -77,8 +78,8 @@ class PrefectCarrier:
                 ) from None
         return sum(worker.status == Online.ONLINE for worker in found)
 
-    def submit(self, lease: Lease, key: str) -> None:
-        """Create the run of a lease, or find the one that has its key."""
+    def submit(self, lease: Lease, key: str) -> bool:
+        """Create the run of a lease, or find the one that has its key; False if that has ended."""
         deployment = self._deployment or self._find_deployment()
         with _answered(self.client):
             run = self.client.create_flow_run_from_deployment(
@@ -94,6 +95,7 @@ class PrefectCarrier:
                 labels=_parent_labels(),
             )
         self._runs[lease.id] = run.id
+        return run.state is None or not run.state.is_final()
 
     def look(self, leases: Iterable[str]) -> Mapping[str, Seen]:
         """Return the states of the runs of some leases."""
@@ -149,20 +151,19 @@ class PrefectCarrier:
 
 
 def prefect_executor(
-    patience: Patience | None = None,
-) -> Callable[[ShardJob, Path, Execution, Tracker], LeasingExecutor]:
-    """Return what makes the executor of `execution.backend = prefect`."""
+    job: ShardJob, folder: Path, execution: Execution, tracker: Tracker
+) -> LeasingExecutor:
+    """Return the executor of `execution.backend = prefect`.
 
-    def make(
-        job: ShardJob, folder: Path, execution: Execution, tracker: Tracker
-    ) -> LeasingExecutor:
-        folder = folder.absolute()
-        write_job(folder, job)
-        carrier = PrefectCarrier(execution.work_pool, folder, get_client(sync_client=True))
-        carrier.workers()  # a pool that does not exist is refused before any work
-        return LeasingExecutor(carrier, folder, tracker.note, execution.workers, patience)
-
-    return make
+    Raises:
+        InputError: there is no such work pool, or no server.
+    """
+    folder = folder.absolute()
+    write_job(folder, job)
+    carrier = PrefectCarrier(execution.work_pool, folder, get_client(sync_client=True))
+    carrier.workers()  # a pool that does not exist is refused before any work
+    patience = Patience(silent_seconds=execution.silent_seconds)
+    return LeasingExecutor(carrier, folder, tracker.note, execution.workers, patience)
 
 
 def _seen(run: FlowRun) -> Seen:

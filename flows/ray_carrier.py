@@ -1,7 +1,7 @@
 """Leases as Prefect tasks on a Ray cluster, by prefect-ray's task runner: the extra `ray`."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ class RayCarrier:
         """Return how many leases the cluster can do at once."""
         return int(ray.cluster_resources().get(self._kind, 0))
 
-    def submit(self, lease: Lease, key: str) -> None:
+    def submit(self, lease: Lease, key: str) -> bool:
         """Submit a lease as a task that takes one processor, or one GPU."""
         parameters = {
             "job": str(self._job),
@@ -95,6 +95,7 @@ class RayCarrier:
         # Who lost a lease hands it out again itself, elsewhere and with a limit.
         with remote_options(**wanted, max_retries=0):
             self._refs[lease.id] = self._runner.submit(draw_lease, parameters).wrapped_future
+        return True  # tasks end with the driver that submitted them
 
     def look(self, leases: Iterable[str]) -> Mapping[str, Seen]:
         """Return what has become of some leases; their beats tell which of them are at work."""
@@ -129,19 +130,18 @@ class RayCarrier:
 
 
 def ray_executor(
-    patience: Patience | None = None,
-) -> Callable[[ShardJob, Path, Execution, Tracker], LeasingExecutor]:
-    """Return what makes the executor of `execution.backend = ray`."""
+    job: ShardJob, folder: Path, execution: Execution, tracker: Tracker
+) -> LeasingExecutor:
+    """Return the executor of `execution.backend = ray`.
 
-    def make(
-        job: ShardJob, folder: Path, execution: Execution, tracker: Tracker
-    ) -> LeasingExecutor:
-        folder = folder.absolute()
-        write_job(folder, job)
-        carrier = RayCarrier(folder, execution.ray_address, execution.device, execution.workers)
-        return LeasingExecutor(carrier, folder, tracker.note, execution.workers, patience)
-
-    return make
+    Raises:
+        InputError: no such cluster, or it has no GPU although one is asked for.
+    """
+    folder = folder.absolute()
+    write_job(folder, job)
+    carrier = RayCarrier(folder, execution.ray_address, execution.device, execution.workers)
+    patience = Patience(silent_seconds=execution.silent_seconds)
+    return LeasingExecutor(carrier, folder, tracker.note, execution.workers, patience)
 
 
 def _outcome(ref: Any) -> Seen:

@@ -11,9 +11,9 @@ def lent_workers(execution: Execution) -> AbstractContextManager[None]:
     if execution.backend == "prefect":
         from flows.prefect_carrier import prefect_executor
 
-        return lend_executor(prefect_executor())
+        return lend_executor(prefect_executor)
     if execution.backend == "ray":
         from flows.ray_carrier import ray_executor  # Ray is an extra, and large
 
-        return lend_executor(ray_executor())
+        return lend_executor(ray_executor)
     return nullcontext()

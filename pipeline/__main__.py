@@ -8,7 +8,8 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -24,10 +25,18 @@ from pipeline.export.command import (
 )
 from pipeline.params import SECTIONS, Params, StageName, load_params
 from pipeline.readers.command import CHECK_EXAMPLE, check_command
+from pipeline.storage.command import FETCH_EXAMPLE, SEND_EXAMPLE, fetch_command, send_command
 
 if TYPE_CHECKING:
-    from pipeline.tracking.facts import StageClock
     from pipeline.tracking.tracker import Tracker
+
+# Commands of the orchestrators, which domain code does not know: each in a module of `flows`, that
+# is imported when the command is asked for. Name -> module, what it does.
+ELSEWHERE = {
+    "announce": ("flows.announce", "Tell Prefect that a new version of the data is there."),
+    "bootstrap": ("flows.bootstrap", "Set a Prefect server up: pools, queues, automations."),
+    "publish": ("flows.publish", "Commit what a run made to DVC and git, if the gate allows."),
+}
 
 app = typer.Typer(
     name="replenish",
@@ -42,6 +51,14 @@ app = typer.Typer(
     epilog="Example: replenish run --set train.steps=500",
 )
 
+
+def _local(path: Path) -> Path:
+    from pipeline.storage.locations import refuse_url
+
+    refuse_url(str(path), "`replenish fetch URL DIR` brings a run into one")
+    return path
+
+
 ParamsFile = Annotated[
     Path, typer.Option("--params", help="Params file.", show_default=True, metavar="FILE")
 ]
@@ -51,7 +68,28 @@ Overrides = Annotated[
 ]
 Artifacts = Annotated[
     Path,
-    typer.Option("--artifacts", help="Folder of the results, one folder a stage.", metavar="DIR"),
+    typer.Option(
+        "--artifacts",
+        help="Folder of the results, one folder a stage.",
+        metavar="DIR",
+        callback=_local,
+    ),
+]
+Where = Annotated[
+    str,
+    typer.Option(
+        "--artifacts",
+        help="Folder of the results, one folder a stage; or its URL: s3://, gs://, file://.",
+        metavar="DIR|URL",
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="Folder of the local mirrors of URLs (default: in the user's cache).",
+        metavar="DIR",
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if it is up to date.")]
 Mlflow = Annotated[
@@ -64,6 +102,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when some
 
 DEFAULT_PARAMS = Path("params.yaml")
 DEFAULT_ARTIFACTS = Path("artifacts")
+DEFAULT_WHERE = str(DEFAULT_ARTIFACTS)
 
 
 @app.command(
@@ -73,28 +112,35 @@ DEFAULT_ARTIFACTS = Path("artifacts")
 def run(
     params: ParamsFile = DEFAULT_PARAMS,
     overrides: Overrides = None,
-    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    artifacts: Where = DEFAULT_WHERE,
+    cache: Cache = None,
     force: Force = False,
     mlflow: Mlflow = True,
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
     """Run all stages that are not up to date; an interrupted run goes on where it stopped."""
-    from pipeline.stages.running import run_stage, stale_stages
+    from pipeline.stages.running import run_stage_at, stale_stages_at
+    from pipeline.storage.artifacts import open_artifacts
     from pipeline.tracking.facts import log_results, outcome_lines
 
     settings = load_params(params, tuple(overrides or ()))
     if dry_run:
-        waiting = set(SECTIONS) if force else set(stale_stages(settings, artifacts))
+        waiting = set(SECTIONS) if force else set(stale_stages_at(settings, artifacts))
         for name in SECTIONS:
             typer.echo(f"{name:<12}{'would run' if name in waiting else 'up to date'}")
         return
-    with _tracker(settings, artifacts, "run", "run", mlflow) as (tracker, clock):
+    with (
+        open_artifacts(artifacts, cache) as place,
+        _tracker(settings, place.folder, "run", "run", mlflow) as (tracker, seconds),
+    ):
         for name in SECTIONS:
-            run_stage(name, settings, artifacts, tracker, force=force)
-        log_results(artifacts, tracker)
-    for line in outcome_lines(artifacts, clock.seconds):
+            run_stage_at(name, settings, place, tracker, force=force)
+        log_results(place.folder, tracker)
+    for line in outcome_lines(place.folder, seconds):
         typer.echo(line)
+    if place.location is not None:
+        typer.echo(f"Stored: {place.location.url}")
 
 
 def _add_stage_command(name: StageName, help_text: str, example: str) -> None:
@@ -102,19 +148,29 @@ def _add_stage_command(name: StageName, help_text: str, example: str) -> None:
     def command(
         params: ParamsFile = DEFAULT_PARAMS,
         overrides: Overrides = None,
-        artifacts: Artifacts = DEFAULT_ARTIFACTS,
+        artifacts: Where = DEFAULT_WHERE,
+        cache: Cache = None,
         force: Force = False,
         mlflow: Mlflow = True,
         debug: Debug = False,
     ) -> None:
-        from pipeline.stages.running import run_stage
-        from pipeline.tracking.facts import log_results
+        _run_one(name, load_params(params, tuple(overrides or ())), artifacts, cache, force, mlflow)
 
-        settings = load_params(params, tuple(overrides or ()))
-        with _tracker(settings, artifacts, name, "stage", mlflow) as (tracker, _):
-            run_stage(name, settings, artifacts, tracker, force=force)
-            if name == SECTIONS[-1]:
-                log_results(artifacts, tracker)
+
+def _run_one(
+    name: StageName, settings: Params, where: str, cache: Path | None, force: bool, mlflow: bool
+) -> None:
+    from pipeline.stages.running import run_stage_at
+    from pipeline.storage.artifacts import open_artifacts
+    from pipeline.tracking.facts import log_results
+
+    with (
+        open_artifacts(where, cache) as place,
+        _tracker(settings, place.folder, name, "stage", mlflow) as (tracker, _),
+    ):
+        run_stage_at(name, settings, place, tracker, force=force)
+        if name == SECTIONS[-1]:
+            log_results(place.folder, tracker)
 
 
 _add_stage_command(
@@ -145,7 +201,8 @@ _add_stage_command(
 def evaluate(
     params: ParamsFile = DEFAULT_PARAMS,
     overrides: Overrides = None,
-    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    artifacts: Where = DEFAULT_WHERE,
+    cache: Cache = None,
     force: Force = False,
     mlflow: Mlflow = True,
     controls: Annotated[
@@ -159,14 +216,11 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Compare classifiers with and without synthetic images, and write the verdict."""
-    from pipeline.stages.running import run_stage
-
     settings = load_params(params, tuple(overrides or ()))
     if controls:
-        _run_controls(settings, artifacts)
-        return
-    with _tracker(settings, artifacts, "evaluate", "stage", mlflow) as (tracker, _):
-        run_stage("evaluate", settings, artifacts, tracker, force=force)
+        _run_controls(settings, _local(Path(artifacts)))
+    else:
+        _run_one("evaluate", settings, artifacts, cache, force, mlflow)
 
 
 def _run_controls(settings: Params, artifacts: Path) -> None:
@@ -238,14 +292,19 @@ _add_stage_command(
 app.command("check", epilog=CHECK_EXAMPLE)(check_command)
 app.command("export", epilog=EXPORT_EXAMPLE)(export_command)
 app.command("keygen", epilog=KEYGEN_EXAMPLE)(keygen_command)
+app.command("fetch", epilog=FETCH_EXAMPLE)(fetch_command)
+app.command("send", epilog=SEND_EXAMPLE)(send_command)
 
 
 @app.command(
     epilog="Examples: replenish verify artifacts · replenish verify artifacts/assemble/dataset · "
+    "replenish verify s3://bucket/run1 · "
     "replenish verify my-export --public-key replenish-public.pem"
 )
 def verify(
-    folder: Annotated[Path, typer.Argument(help="Artifacts, stage, sample store or export.")],
+    folder: Annotated[
+        str, typer.Argument(help="Artifacts, stage, sample store or export; or URL of artifacts.")
+    ],
     public_key: Annotated[
         Path | None,
         typer.Option("--public-key", help="Key that signed an export.", metavar="FILE"),
@@ -257,9 +316,9 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Check signatures, digests, lineage, and that no synthetic row stands outside train."""
-    from pipeline.verification import verify as check
+    from pipeline.verification import verify_at
 
-    findings = check(folder, public_key, artifacts)
+    findings = verify_at(folder, public_key, artifacts)
     for line in findings.checked:
         typer.echo(f"checked  {line}")
     for line in findings.problems:
@@ -277,6 +336,49 @@ def track(artifacts: Artifacts = DEFAULT_ARTIFACTS, debug: Debug = False) -> Non
     sent = send_results(artifacts)
     what = "made" if sent.made else "completed"
     typer.echo(f"MLflow run {sent.run_id} {what}: it holds all of {artifacts}")
+
+
+@app.command(
+    epilog="Examples: replenish status · replenish status --watch · "
+    "replenish status --digest 3f9a2c71"
+)
+def status(
+    params: ParamsFile = DEFAULT_PARAMS,
+    overrides: Overrides = None,
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not compare finished stages with the params.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Say it as JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on saying it, until Ctrl-C.")] = False,
+    every_seconds: Annotated[
+        float, typer.Option(min=0.2, max=3600, help="Seconds between two looks of --watch.")
+    ] = 5.0,
+    digest: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIGEST",
+            help="Say which run made the folder of this digest: a manifest's, dvc.lock's, or the "
+            "id of a run here, in MLflow or in Prefect.",
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Say where a run stands and when it will end; only reads, and stops no run."""
+    from pipeline.status_command import show_makers, show_status
+
+    if digest is not None:
+        show_makers(digest, artifacts, typer.echo, as_json)
+        return
+    if params == DEFAULT_PARAMS and not params.exists() and not overrides:
+        quick = True
+    show_status(
+        artifacts,
+        None if quick else load_params(params, tuple(overrides or ())),
+        typer.echo,
+        as_json=as_json,
+        every_seconds=every_seconds if watch else None,
+    )
 
 
 @app.command(epilog="Example: replenish doctor --mlflow-port 5001")
@@ -301,6 +403,21 @@ def doctor(
         raise StageError("this machine cannot run Replenish as it is; mend the lines marked bad")
 
 
+def _add_elsewhere(name: str, module: str, text: str) -> None:
+    @app.command(
+        name,
+        help=text,
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )
+    def command(context: typer.Context) -> None:
+        import_module(module).app(context.args, prog_name=f"replenish {name}")
+
+
+for _name, (_module, _text) in ELSEWHERE.items():
+    _add_elsewhere(_name, _module, _text)
+
+
 @app.command(epilog="Example: replenish dag > dvc.yaml")
 def dag() -> None:
     """Print dvc.yaml, made from the list of stages and what each one imports."""
@@ -322,30 +439,29 @@ def _tracker(
     name: str,
     driver: Literal["run", "stage"],
     mlflow: bool,
-) -> "Iterator[tuple[Tracker, StageClock]]":
+) -> "Iterator[tuple[Tracker, dict[str, float]]]":
     from pipeline.team import join_team
     from pipeline.tracking.console import ConsoleTracker
-    from pipeline.tracking.facts import StageClock
-    from pipeline.tracking.jsonlines import JsonLinesTracker, new_run_log
-    from pipeline.tracking.tracker import FanOut, NullTracker
+    from pipeline.tracking.session import record_run
+    from pipeline.tracking.tracker import NullTracker
 
-    clock = StageClock()
     if not join_team().leads:
-        yield NullTracker(), clock  # the leader of the team speaks for all
+        yield NullTracker(), {}  # the leader of the team speaks for all
         return
     try:
-        with ExitStack() as stack:
-            console = stack.enter_context(ConsoleTracker())
-            log = JsonLinesTracker(new_run_log(Path("runs"), name), console.note)
-            trackers: list[Tracker] = [clock, console, stack.enter_context(log)]
-            if mlflow:
-                from pipeline.tracking.recording import track_run
-
-                recorded = track_run(artifacts, params.digest(), name, driver, warn=console.note)
-                trackers.append(stack.enter_context(recorded))
-            tracker = FanOut(trackers)
-            tracker.params(params.flat())
-            yield tracker, clock
+        with (
+            ConsoleTracker() as console,
+            record_run(
+                artifacts,
+                params,
+                name,
+                driver,
+                speakers=(console,),
+                warn=console.note,
+                mlflow=mlflow,
+            ) as session,
+        ):
+            yield session.tracker, session.seconds
     except KeyboardInterrupt:  # here, because typer would make "Aborted." of it
         _fail("interrupted; run the same command again to go on from here", 130)
 

@@ -32,10 +32,46 @@ _PLOTS: dict[str, dict[str, Any]] = {
         "title": "Gain in recall by class, points",
     },
 }
+# Folders of pictures, one a check of the training: `dvc plots show` lays those of several revisions
+# side by side, and passes over a folder that a run has not made.
+_PICTURES: dict[StageName, str] = {"pretrain": "samples", "train": "samples"}
+# What other projects take from here by name, with `dvc artifacts get` or `dvc get`.
+_ARTIFACTS: dict[str, dict[str, Any]] = {
+    "dataset": {
+        "path": "artifacts/assemble/dataset",
+        "type": "dataset",
+        "desc": "The dataset to take away: real rows, and synthetic ones if the verdict allows.",
+    },
+    "prepared": {
+        "path": "artifacts/prepare/dataset",
+        "type": "dataset",
+        "desc": "The real images, checked and split.",
+    },
+    "accepted": {
+        "path": "artifacts/synthesize/accepted",
+        "type": "dataset",
+        "desc": "The accepted synthetic images, before the verdict on them.",
+    },
+    "generator": {
+        "path": "artifacts/train/generator",
+        "type": "model",
+        "desc": "The class-conditional diffusion model; safetensors and its config.",
+    },
+    "classifier": {
+        "path": "artifacts/evaluate/classifiers/synthetic",
+        "type": "model",
+        "desc": "The classifier of the best arm with synthetic images.",
+    },
+    "classifier-baseline": {
+        "path": "artifacts/evaluate/classifiers/baseline",
+        "type": "model",
+        "desc": "The classifier of the best arm without synthetic images.",
+    },
+}
 
 
 def dvc_file() -> str:
-    """Return the text of dvc.yaml."""
+    """Return the text of dvc.yaml: stages, metrics, plots, pictures and named artifacts."""
     document = {
         "stages": {name: _stage(name) for name in SECTIONS},
         "metrics": [f"artifacts/{n}/{f}" for n in SECTIONS for f in STAGES[n].metrics],
@@ -43,7 +79,9 @@ def dvc_file() -> str:
             {f"artifacts/{name}/{file}": _PLOTS[file]}
             for name in SECTIONS
             for file in STAGES[name].plots
-        ],
+        ]
+        + [f"artifacts/{name}/{folder}" for name, folder in _PICTURES.items()],
+        "artifacts": _ARTIFACTS,
     }
     return _HEADER + yaml.safe_dump(document, sort_keys=False, width=100)
 

@@ -5,13 +5,23 @@ into every section when the file is read.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import InputError
 from pipeline.hashing import digest_json
@@ -78,8 +88,25 @@ class Execution(_Frozen):
     workers: int = Field(
         0, ge=0, le=256, description="parallel workers for sampling and comparison; 0 = one a core"
     )
-    backend: Literal["inline", "processes"] = Field(
-        "inline", description="who samples: threads of this process, or processes that stay warm"
+    backend: Literal["inline", "processes", "prefect", "ray"] = Field(
+        "inline",
+        description="who samples: threads of this process, processes that stay warm (one a GPU), "
+        "Prefect workers of a pool, or a Ray cluster; the last two in flows alone",
+    )
+    work_pool: str = Field(
+        "replenish-gpu",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="Prefect work pool whose workers sample, for backend = prefect",
+    )
+    silent_seconds: float = Field(
+        60.0,
+        ge=10.0,
+        le=3600.0,
+        description="a worker of prefect or ray that gives no sign of life for so long is lost; "
+        "its shards go to another",
+    )
+    ray_address: str | None = Field(
+        None, description="Ray cluster for backend = ray; null starts one on this machine"
     )
     batch_images: Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)] = Field(
         "auto", description="images of one call in sampling; auto = the fastest of those that fit"
@@ -87,6 +114,43 @@ class Execution(_Frozen):
     memory_mib: int | None = Field(
         None, ge=16, description="memory of one worker's batches; null = a share of what is free"
     )
+
+
+class Servers(_Frozen):
+    """What `make ui` starts; no stage reads it and no result depends on it."""
+
+    prefect_port: int = Field(4200, ge=1, le=65_535, description="of Prefect's page, on 127.0.0.1")
+    mlflow_port: int = Field(5000, ge=1, le=65_535, description="of MLflow's page, on 127.0.0.1")
+    database: SecretStr | None = Field(
+        None,
+        description="PostgreSQL server for both, postgresql://user@host:port/; null = SQLite files",
+    )
+
+    @field_validator("database")
+    @classmethod
+    def _is_a_server_of_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        # The messages never repeat the value: it may hold a password.
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value.get_secret_value())
+            known = bool(parts.username and parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number, a bracket that is not closed
+            known = False
+            parts = urlsplit("")
+        if not known or parts.scheme not in ("postgresql", "postgres"):
+            raise ValueError("must look like postgresql://user@host:5432/")
+        if parts.path not in ("", "/"):
+            raise ValueError(
+                "names one database, but Prefect and MLflow each get their own, `prefect` and "
+                "`mlflow`; end it after the host and port"
+            )
+        if parts.query or parts.fragment:
+            raise ValueError(
+                "must end after the host and port; set options as libpq's variables, such as "
+                "PGSSLMODE=verify-full"
+            )
+        return value
 
 
 class Section(_Frozen):
@@ -702,6 +766,7 @@ class Params(_Frozen):
 
     seed: int = Field(0, ge=0, lt=2**31)
     execution: Execution = Execution()
+    servers: Servers = Servers()
     prepare: PrepareParams = PrepareParams()
     pretrain: PretrainParams = PretrainParams()
     train: TrainParams = TrainParams()
@@ -794,6 +859,7 @@ SECTION_TYPES: dict[str, type[BaseModel]] = {
     "assemble": AssembleParams,
     "report": ReportParams,
     "execution": Execution,
+    "servers": Servers,
     "prepare.imbalance": Imbalance,
     "evaluate.commands": UserCommand,
 }
@@ -861,7 +927,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         data = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a safe one
     except _YAML_FAULTS as error:
-        detail = str(error).replace("\n", " ")[:300]
+        detail = _without_secrets(str(error).replace("\n", " "))[:300]
         raise InputError(f"{path}: not readable as YAML: {detail}") from None
     if data is None:
         data = {}
@@ -945,8 +1011,15 @@ def _explain(detail: Any, origin: str) -> str:
         close = get_close_matches(location[-1], allowed, n=1)
         hint = f"did you mean `{close[0]}`? " if close else ""
         return f"{origin}: {name} is not a known key; {hint}allowed here: {', '.join(allowed)}"
-    value = json.dumps(detail.get("input"), default=str)
+    message = detail["msg"].removeprefix("Value error, ")
+    message = f"{message[:1].lower()}{message[1:]}"
+    if name == "servers.database":
+        return f"{origin}: {name}: {message}"
+    value = _without_secrets(json.dumps(detail.get("input"), default=str))
     if len(value) > 80:
         value = value[:77] + "..."
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{origin}: {name} = {value}: {message[:1].lower()}{message[1:]}"
+    return f"{origin}: {name} = {value}: {message}"
+
+
+def _without_secrets(text: str) -> str:
+    return re.sub(r"://[^\s\"']*@", "://***@", text)

@@ -3,6 +3,7 @@
 Artifacts, a stage's folder and a sample store are checked here, an export in `pipeline.export`.
 """
 
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from pipeline.export.signing import load_public
 from pipeline.folders import MANIFEST, Manifest, made_from, read_manifest
 from pipeline.hashing import digest_folder, digest_json, digest_pixels
 from pipeline.params import SECTIONS
+from pipeline.storage.artifacts import cache_root, fetch_all
+from pipeline.storage.locations import is_url, open_location
 
 _SHOWN = 5  # names of one kind of problem that are listed
 
@@ -38,6 +41,39 @@ class Findings:
 
     checked: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+
+def verify_at(
+    where: str, public_key: Path | None = None, artifacts: Path | None = None
+) -> Findings:
+    """Do `verify` for a folder's path, or for the URL of artifacts.
+
+    Every object of a URL is fetched anew into a temporary folder in the user's cache: a copy that a
+    run left says nothing of the store.
+
+    Raises:
+        InputError: see `verify`; or the URL cannot be used, or holds no finished stage.
+        StageError: the store fails.
+    """
+    if not is_url(where):
+        return verify(Path(where), public_key, artifacts)
+    location = open_location(where)
+    if public_key is not None or artifacts is not None:
+        raise InputError(
+            f"{location.url}: artifacts, so there is no signature and no lineage to check; give a "
+            "folder that `replenish export` wrote"
+        )
+    root = cache_root()
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="verify-", dir=root) as folder:
+        fetched, problems = fetch_all(location, Path(folder))
+        findings = verify(Path(folder)) if fetched else Findings()
+        findings.problems[:0] = problems
+
+        def told(lines: list[str]) -> list[str]:
+            return [line.replace(folder, location.url) for line in lines]
+
+        return Findings(told(findings.checked), told(findings.problems))
 
 
 def verify(folder: Path, public_key: Path | None = None, artifacts: Path | None = None) -> Findings:

@@ -1,11 +1,12 @@
 """dvc.yaml, params.yaml and the registry say the same."""
 
+import re
 from pathlib import Path
 
 import yaml
 
 from pipeline.dag import dvc_file
-from pipeline.params import GENERATOR_KEYS, SECTIONS, Execution, Params, load_params
+from pipeline.params import GENERATOR_KEYS, SECTIONS, Execution, Params, Servers, load_params
 from pipeline.sources import import_closure
 from pipeline.stages import STAGES, stage_module
 
@@ -54,9 +55,24 @@ def test_folders_that_dvc_depends_on_exist_in_a_fresh_checkout():
 def test_what_dvc_shows_is_what_stages_say_they_write():
     document = yaml.safe_load((ROOT / "dvc.yaml").read_text())
     assert document["metrics"] == [f"artifacts/{n}/{f}" for n in STAGES for f in STAGES[n].metrics]
-    plots = [next(iter(plot)) for plot in document["plots"]]
-    assert plots == [f"artifacts/{n}/{f}" for n in STAGES for f in STAGES[n].plots]
-    assert "artifacts/train/checks.csv" in plots
+    curves = [next(iter(plot)) for plot in document["plots"] if isinstance(plot, dict)]
+    assert curves == [f"artifacts/{n}/{f}" for n in STAGES for f in STAGES[n].plots]
+    assert "artifacts/train/checks.csv" in curves
+    pictures = [plot for plot in document["plots"] if isinstance(plot, str)]
+    assert pictures == ["artifacts/pretrain/samples", "artifacts/train/samples"]
+
+
+def test_every_artifact_has_a_name_that_dvc_takes_and_lies_in_a_stage():
+    artifacts = yaml.safe_load((ROOT / "dvc.yaml").read_text())["artifacts"]
+    assert list(artifacts) == [
+        *("dataset", "prepared", "accepted", "generator", "classifier", "classifier-baseline")
+    ]
+    for name, artifact in artifacts.items():
+        assert re.fullmatch(r"[a-z][a-z0-9-]*[a-z0-9]", name)  # DVC's rule for `artifacts get`
+        assert artifact["type"] in ("dataset", "model")
+        top, stage, *_ = artifact["path"].split("/")
+        assert top == "artifacts"
+        assert stage in SECTIONS
 
 
 def test_a_stage_reads_only_stages_before_it():
@@ -73,7 +89,8 @@ def test_params_yaml_is_the_defaults_and_names_every_key():
         model = type(getattr(Params(), name))
         copied = set(GENERATOR_KEYS) if name == "pretrain" else set()
         assert set(document[name]) == set(model.model_fields) - {"seed", "execution"} - copied
-    assert set(document) == {"seed", "execution", *SECTIONS}
+    assert set(document) == {"seed", "execution", "servers", *SECTIONS}
+    assert set(document["servers"]) == set(Servers.model_fields)
     assert set(document["execution"]) == set(Execution.model_fields)
 
 

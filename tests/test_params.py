@@ -38,6 +38,10 @@ def test_seed_and_execution_reach_every_section(tmp_path: Path) -> None:
             "execution: {gpu: 1}",
             r"execution\.gpu is not a known key; allowed here: backend, batch_images, device",
         ),
+        ("servers: {mlflow_prt: 1}", r"mlflow_prt is not a known key; did you mean `mlflow_port`"),
+        ("servers: {prefect_port: 0}", r"servers\.prefect_port = 0: .*greater than or equal to 1"),
+        ("servers: {mlflow_port: 65536}", r"servers\.mlflow_port = 65536: .*equal to 65535"),
+        ("servers: {database: 5}", r"servers\.database: input should be a valid string"),
         ("train: {steps: 0}", r"train\.steps = 0: input should be greater than or equal to 1"),
         ('train: {steps: "5"}', r'train\.steps = "5": input should be a valid integer'),
         ("train: {steps: 2.5}", r"train\.steps = 2\.5: input should be a valid integer"),
@@ -249,7 +253,10 @@ def test_a_bad_set_is_named(tmp_path: Path, override: str, message: str) -> None
 
 def test_the_digest_ignores_execution_and_sees_everything_else() -> None:
     digest = Params().digest()
-    same: dict[str, Any] = {"execution": {"device": "cpu", "workers": 7}}
+    same: dict[str, Any] = {
+        "execution": {"device": "cpu", "workers": 7},
+        "servers": {"prefect_port": 4201, "database": "postgresql://ann@db.example.org/"},
+    }
     assert check_params(same, "test").digest() == digest
     others: list[dict[str, Any]] = [
         {"seed": 1},
@@ -269,7 +276,7 @@ def test_params_are_frozen_and_flat() -> None:
     assert (flat["train.augment"], flat["train.class_map"]) == ("[]", "{}")
     assert flat["train.steps"] == params.train.steps
     assert flat["evaluate.mixed_shares"] == "[0.5, 0.25, 0.75]"
-    assert not [name for name in flat if "execution" in name]
+    assert not [name for name in flat if "execution" in name or "servers" in name]
 
 
 def test_a_file_of_nested_aliases_is_refused_at_once(tmp_path):
@@ -332,3 +339,46 @@ def test_quotes_keep_a_number_a_text(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("seed: 0\n")
     assert load_params(path, ('prepare.path="2024"',)).prepare.path == "2024"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://ann:hush@db/", r"must look like postgresql://user@host:5432/$"),
+        ("postgresql://:hush@db/", "must look like"),
+        ("postgresql://ann:hush@/", "must look like"),
+        ("postgresql://ann:hush@db:port/", "must look like"),
+        ("postgresql://ann:hush@[::1/", "must look like"),
+        ("postgresql://ann:hush@db/mlflow", "names one database, but Prefect and MLflow each"),
+        ("postgresql://ann:hush@db/?sslmode=require", "PGSSLMODE=verify-full"),
+    ],
+)
+def test_what_is_no_database_server_is_refused_without_telling_the_password(
+    tmp_path: Path, url: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as refused:
+        load(tmp_path, f"servers: {{database: {json.dumps(url)}}}\n")
+    assert "servers.database: " in str(refused.value)
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'servers: "postgresql://ann:qqq@db/"\n',
+        'servers: {database: ["postgresql://ann:qqq@qqq@db/"]}\n',
+        'report: {title: 5, servers: "postgresql://ann:qqq@db/"}\n',
+        "servers:\n  database: postgresql://ann:qqq@db/: {\n",
+    ],
+)
+def test_a_password_in_the_wrong_place_is_not_told(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError) as refused:
+        load(tmp_path, text)
+    assert "qqq" not in str(refused.value)
+
+
+def test_a_database_is_kept_secret(tmp_path: Path) -> None:
+    servers = load(tmp_path, "servers: {database: 'postgresql://ann:qqq@db:5433/'}\n").servers
+    assert servers.database is not None
+    assert servers.database.get_secret_value() == "postgresql://ann:qqq@db:5433/"
+    assert "qqq" not in repr(servers) + str(servers) + servers.model_dump_json()

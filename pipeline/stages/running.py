@@ -1,5 +1,6 @@
 """Run a stage by name: what every driver (command line, DVC, Prefect) does."""
 
+import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -9,6 +10,9 @@ from pipeline.folders import read_manifest
 from pipeline.params import SECTIONS, Params, Section, StageName
 from pipeline.stages import STAGES, stage_module
 from pipeline.stages.contract import Inputs, Stage, Summary
+from pipeline.storage.artifacts import Artifacts
+from pipeline.storage.locations import is_url, open_location
+from pipeline.storage.mirror import outline_stage
 from pipeline.tracking.tracker import Tracker
 
 
@@ -23,6 +27,44 @@ def run_stage(
     """
     inputs, out = _folders(name, artifacts)
     return load_stage(name)(getattr(params, name), inputs, out, tracker, force=force)
+
+
+def run_stage_at(
+    name: StageName, params: Params, artifacts: Artifacts, tracker: Tracker, *, force: bool = False
+) -> Summary:
+    """Do `run_stage` on artifacts that may be at a URL: fetch, run, send.
+
+    Args:
+        name: of the stage.
+        params: of all stages.
+        artifacts: from `pipeline.storage.artifacts.open_artifacts`.
+        tracker: is told what is fetched and sent.
+        force: do it again even if it is up to date.
+
+    Raises:
+        InputError: see `run_stage`; or the location may not be read or written.
+        StageError: likewise; or the location fails, is damaged, or was taken by another run.
+    """
+    artifacts.fetch((*STAGES[name].inputs, name), tracker.note)
+    summary = run_stage(name, params, artifacts.folder, tracker, force=force)
+    artifacts.send(name, tracker.note)
+    return summary
+
+
+def stale_stages_at(params: Params, where: str) -> list[StageName]:
+    """Do `stale_stages` for a folder's path or a URL, of which the manifests alone are fetched.
+
+    Raises:
+        InputError: the URL cannot be used.
+        StageError: the store fails, or a manifest there is damaged.
+    """
+    if not is_url(where):
+        return stale_stages(params, Path(where))
+    location = open_location(where)
+    with tempfile.TemporaryDirectory(prefix="replenish-") as outlines:
+        for name in SECTIONS:
+            outline_stage(location, name, Path(outlines) / name)
+        return stale_stages(params, Path(outlines))
 
 
 def stale_stages(params: Params, artifacts: Path) -> list[StageName]:

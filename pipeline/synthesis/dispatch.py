@@ -1,9 +1,9 @@
 """Which shards are handed out, to whom and how often: scheduling, apart from who carries it out.
 
-A lease is a group of shards that one worker does. Workers elsewhere die, stall and are pre-empted: a
-lease that is silent too long is lost and its shards are handed out again, and when nothing else is
-left, those of the slowest lease are handed out a second time (backup tasks, Dean and Ghemawat 2004,
-"MapReduce", section 3.6). A shard that comes twice counts once: its bits are the same.
+A lease is a group of shards that one worker does. Workers elsewhere die, stall and are pre-empted:
+a lease that is silent too long is lost and its shards are handed out again, and when nothing else
+is left, those of the slowest lease are handed out a second time (backup tasks, Dean and Ghemawat
+2004, "MapReduce", section 3.6). A shard that comes twice counts once: its bits are the same.
 
 The shards are cut into groups by their place among all, and a group stays together, so that a
 driver that was started again gives its leases the same ids although some shards are done by then.
@@ -197,7 +197,8 @@ class Dispatch:
                 self._times.append(now - lease.begun)
                 self._median = None
             return
-        group.errors += 1
+        # What failed further on is another shard: only errors without progress add up.
+        group.errors = 1 if group.left < len(lease.shards) else group.errors + 1
         if group.errors >= self.rules.attempts:
             raise self._failed(lease, group.errors, error or "it ended without them")
 
@@ -214,7 +215,7 @@ class Dispatch:
         group = self._groups.get(lease.group)
         if group is None:
             return
-        group.losses += 1
+        group.losses = 1 if group.left < len(lease.shards) else group.losses + 1
         if group.losses >= self.rules.losses:
             raise self._failed(lease, group.losses, why)
 

@@ -5,6 +5,7 @@ done, a lease whose beat changes is alive. What the carrier knows of its runs on
 to see that one has ended.
 """
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -21,8 +22,9 @@ BEATS = "beats"
 BEAT_SECONDS = 5.0
 
 _RUN_ID = "run-id"
+_SIDECAR = ".sha256"
 _MOST_SHARDS = 64  # of a lease: what is lost with a worker
-_LEASES_EACH = 4  # for each worker, so that the last ones end together
+_LEASES_EACH = 2  # for each worker: each costs its start, and what hangs is done twice anyway
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,12 @@ class Carrier(Protocol):
         """Return how many workers are there to take leases."""
         ...
 
-    def submit(self, lease: Lease, key: str) -> None:
-        """Send a lease; one with a key that was sent before, even by another driver, is joined."""
+    def submit(self, lease: Lease, key: str) -> bool:
+        """Send a lease, or join the one of an earlier driver that has its key.
+
+        Returns:
+            False where that one has ended already, so that nobody is at work on it.
+        """
         ...
 
     def look(self, leases: Iterable[str]) -> Mapping[str, Seen]:
@@ -74,12 +80,14 @@ class Patience:
     Attributes:
         poll_seconds: between two looks.
         silent_seconds: a lease that gives no beat for so long is lost.
+        start_seconds: so is one that a worker has taken and that gives its first beat no sooner.
         workers_seconds: with no worker for so long the run ends.
         service_seconds: with the service away for so long, likewise.
     """
 
     poll_seconds: float = 0.5
     silent_seconds: float = 60.0
+    start_seconds: float = 300.0
     workers_seconds: float = 30.0
     service_seconds: float = 600.0
 
@@ -108,6 +116,7 @@ class LeasingExecutor:
         self._patience = patience or Patience()
         self._beats: dict[str, bytes] = {}
         self._seen: dict[str, Seen] = {}
+        self._starting: dict[str, float] = {}  # leases that were taken, and since when
         self._unsent: Lease | None = None
         self._away_since: float | None = None
         self._alone_since: float | None = None
@@ -129,19 +138,26 @@ class LeasingExecutor:
                 yield shard
         try:
             while not dispatch.finished:
-                yield from self._found(dispatch, list(dispatch.out.values()))
-                self._try(self._look, dispatch)
-                yield from self._found(dispatch, list(dispatch.out.values()))
-                self._settle(dispatch)
+                now = time.monotonic()
+                self._try(self._look, dispatch, now)
+                # After the look: what a lease that has ended did is in the folder.
+                news = self._news(dispatch, now)
+                self._settle(dispatch, now)
+                # Before the caller, who may take long: workers should not wait for it.
                 self._try(self._hand_out, dispatch, run_id)
+                yield from news
                 if not dispatch.finished:
                     self._need_workers(dispatch)
                     time.sleep(self._patience.poll_seconds)
         finally:
             # Whatever ends this run: what is still out would only warm the room.
-            for lease in list(dispatch.out):
-                self._try(self._carrier.cancel, lease, "the run that sent it has ended")
+            for lease in list(dispatch.out.values()):
+                if not all(dispatch.is_done(shard) for shard in lease.shards):
+                    self._cancel(lease.id, "the run that sent it has ended")
+            for lease in dispatch.needless():
+                self._cancel(lease.id, "its shards are done")
             self._beats.clear()
+            self._starting.clear()
             self._unsent = None
 
     def close(self) -> None:
@@ -171,51 +187,60 @@ class LeasingExecutor:
         except ConnectionError:
             return 1  # nothing is sent before it answers
 
-    def _found(self, dispatch: Dispatch, leases: Iterable[Lease]) -> Generator[Shard, None, None]:
-        for lease in leases:
+    def _news(self, dispatch: Dispatch, now: float) -> list[Shard]:
+        """Return the shards that are new in the folder."""
+        try:
+            with os.scandir(self._folder) as listing:
+                names = {entry.name for entry in listing if entry.name.endswith(_SIDECAR)}
+        except OSError:
+            return []  # a share that is away for a moment
+        news = []
+        for lease in list(dispatch.out.values()):
             for shard in lease.shards:
-                if dispatch.is_done(shard) or not self._stands(shard):
+                if dispatch.is_done(shard) or f"{shard.name}{_SIDECAR}" not in names:
                     continue
-                dispatch.heard(lease.id, time.monotonic())
-                if dispatch.done(shard):
-                    yield shard
+                if read_shard(self._folder, shard) is not None:
+                    dispatch.heard(lease.id, now)
+                    if dispatch.done(shard):
+                        news.append(shard)
+        return news
 
-    def _stands(self, shard: Shard) -> bool:
-        sidecar = self._folder / f"{shard.name}.sha256"
-        return sidecar.exists() and read_shard(self._folder, shard) is not None
-
-    def _look(self, dispatch: Dispatch) -> None:
-        now = time.monotonic()
+    def _look(self, dispatch: Dispatch, now: float) -> None:
         for lease_id in dispatch.out:
             beat = _read_beat(self._folder, lease_id)
             if beat is not None and self._beats.get(lease_id) != beat:
                 self._beats[lease_id] = beat
                 dispatch.heard(lease_id, now)
         self._seen = dict(self._carrier.look(list(dispatch.out))) if dispatch.out else {}
-        for lease_id, seen in self._seen.items():
-            if seen.state == "running" and dispatch.out[lease_id].begun is None:
-                dispatch.heard(lease_id, now)
 
-    def _settle(self, dispatch: Dispatch) -> None:
+    def _settle(self, dispatch: Dispatch, now: float) -> None:
         """Close the leases that have ended, are silent, or are not needed any more."""
-        now = time.monotonic()
         for lease_id, seen in self._seen.items():
             if seen.state == "lost":
-                self._tell_lost(dispatch, lease_id, seen.message or "its worker died")
-                dispatch.give_up(lease_id, seen.message or "its worker died")
+                self._lose(dispatch, lease_id, seen.message or "its worker died")
             elif seen.state in ("ended", "failed"):
-                if seen.state == "failed":
-                    self._tell_lost(dispatch, lease_id, seen.message)
+                self._tell(dispatch, lease_id, seen.message)
                 dispatch.ended(lease_id, now, seen.message or None)
+            elif seen.state == "running":
+                self._starting.setdefault(lease_id, now)
         self._seen = {}
         for lease in dispatch.overdue(now):
-            silent = f"silent for {self._patience.silent_seconds:.0f} s"
-            self._tell_lost(dispatch, lease.id, silent)
-            self._try(self._carrier.cancel, lease.id, silent)
-            dispatch.give_up(lease.id, silent)
+            self._lose(dispatch, lease.id, f"silent for {self._patience.silent_seconds:g} s")
+        for lease in [one for one in dispatch.out.values() if one.begun is None]:
+            if now - self._starting.get(lease.id, now) > self._patience.start_seconds:
+                self._lose(dispatch, lease.id, f"silent for {self._patience.start_seconds:g} s")
         for lease in dispatch.needless():
-            self._try(self._carrier.cancel, lease.id, "its shards are done")
+            self._cancel(lease.id, "its shards are done")
             dispatch.ended(lease.id, now)
+
+    def _lose(self, dispatch: Dispatch, lease_id: str, why: str) -> None:
+        self._tell(dispatch, lease_id, why)
+        if why.startswith("silent"):
+            self._cancel(lease_id, why)
+        dispatch.give_up(lease_id, why)
+
+    def _cancel(self, lease_id: str, why: str) -> None:
+        self._try(self._carrier.cancel, lease_id, why)
 
     def _hand_out(self, dispatch: Dispatch, run_id: str) -> None:
         while True:
@@ -224,13 +249,14 @@ class LeasingExecutor:
             if self._unsent is None:
                 return
             # Where the service is away, this very lease goes first when it is back.
-            self._carrier.submit(self._unsent, f"{run_id}-{self._unsent.id}")
+            if not self._carrier.submit(self._unsent, f"{run_id}-{self._unsent.id}"):
+                dispatch.used_up(self._unsent.id)
             self._unsent = None
 
-    def _tell_lost(self, dispatch: Dispatch, lease_id: str, why: str) -> None:
+    def _tell(self, dispatch: Dispatch, lease_id: str, why: str) -> None:
         lease = dispatch.out.get(lease_id)
         left = [s for s in lease.shards if not dispatch.is_done(s)] if lease else []
-        if left:
+        if left and why:
             self._note(
                 f"synthesize: {len(left)} shards from {left[0].name} on go to another worker: {why}"
             )
@@ -238,7 +264,8 @@ class LeasingExecutor:
     def _need_workers(self, dispatch: Dispatch) -> None:
         """End the run where leases wait, none is at work, and no worker is there to take one."""
         now = time.monotonic()
-        if any(lease.begun is not None for lease in dispatch.out.values()):
+        leases = dispatch.out.values()
+        if any(lease.begun is not None or lease.id in self._starting for lease in leases):
             self._alone_since = None
             return
         if now - self._looked < min(5.0, self._patience.workers_seconds / 3):

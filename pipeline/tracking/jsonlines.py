@@ -1,35 +1,33 @@
 """The run as JSON lines: one object a line, for programs, and for people after a failure.
 
-    {"time": "2026-01-31T09:30:00.123456+00:00", "stage": "train", "event": "metrics", ...}
-
-Events: stage_begin, stage_end, params, metrics, series, progress, note, artifact, image, model,
-dataset, arm, tags.
+Every line keeps to the schema in `pipeline.tracking.schema`.
 """
 
-import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
+from pipeline.tracking.identity import inherited_run
+from pipeline.tracking.lines import append_line
+from pipeline.tracking.schema import Level, line_text, utc_now
+from pipeline.tracking.secrets import without_secrets
 from pipeline.tracking.tracker import NullTracker, Scalar, TrackedModel
 
 PROGRESS_EVERY_SECONDS = 1.0
+LOG_BYTES = 1 << 25  # of a part of a log; there are two at most
+# A new part says these again, so that each one tells of which run it is.
+_HEAD = ("run_begin", "params")
 
 
 def _nothing(_: str) -> None:
     pass
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
-def new_run_log(folder: Path, driver: str, now: Callable[[], datetime] = _utc_now) -> Path:
+def new_run_log(folder: Path, driver: str, now: Callable[[], datetime] = utc_now) -> Path:
     """Return a free path below `folder`: `20260131T093000Z-run.jsonl`, `...-run-2.jsonl`."""
     stamp = now().strftime("%Y%m%dT%H%M%SZ")
     path = folder / f"{stamp}-{driver}.jsonl"
@@ -40,11 +38,17 @@ def new_run_log(folder: Path, driver: str, now: Callable[[], datetime] = _utc_no
     return path
 
 
+def first_words(error: BaseException) -> str:
+    """Return the first line of what an error says, without secrets."""
+    lines = str(error).strip().splitlines()
+    return without_secrets(lines[0])[:300] if lines else ""
+
+
 class JsonLinesTracker(NullTracker):
-    """Appends every event to a file, a line each, flushed at once.
+    """Appends every event to a file, a line each, which is there at once.
 
     A file that cannot be written never stops the work: `warn` is told once, and what can be
-    written later is written.
+    written later is written. A file that grows past the bound becomes `<name>.1.jsonl`.
     """
 
     def __init__(
@@ -52,16 +56,30 @@ class JsonLinesTracker(NullTracker):
         path: Path,
         warn: Callable[[str], None] = _nothing,
         clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = utc_now,
+        run_id: str | None = None,
+        most_bytes: int = LOG_BYTES,
     ) -> None:
-        """Append to `path`, whose folder is made; `clock` in seconds paces progress lines."""
+        """Append to `path`, whose folder is made.
+
+        Args:
+            path: the file.
+            warn: told once when it cannot be written.
+            clock: in seconds; paces progress lines.
+            now: the time.
+            run_id: of the run; None is the one that this process works for.
+            most_bytes: bound of the file; with its older part twice as much.
+        """
         self.path = path
+        inherited = inherited_run()
+        self._run_id = run_id if run_id is not None else inherited[0] if inherited else ""
         self._warn = warn
         self._clock = clock
         self._now = now
+        self._most_bytes = most_bytes
         self._stages: list[str] = []
-        self._said: dict[str, float] = {}
-        self._file: IO[str] | None = None
+        self._said: dict[str, tuple[float, int]] = {}  # task -> clock and count of its last line
+        self._head: dict[str, str] = {}
         self._warned = False
 
     def __enter__(self) -> Self:
@@ -74,17 +92,21 @@ class JsonLinesTracker(NullTracker):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the file."""
-        self.close()
+        """Do nothing: every line is there already."""
 
-    def close(self) -> None:
-        """Close the file; a later event opens it again."""
-        file, self._file = self._file, None
-        if file is not None:
-            try:
-                file.close()
-            except OSError as error:
-                self._complain(error)
+    @contextmanager
+    def run(self, **facts: Any) -> Iterator[None]:
+        """Write how the run begins, with the facts of `run_begin`, and how it ends."""
+        began = self._clock()
+        self._write("run_begin", **facts)
+        failure: BaseException | None = None
+        try:
+            yield
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            self._end("run_end", began, failure)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -92,14 +114,14 @@ class JsonLinesTracker(NullTracker):
         began = self._clock()
         self._stages.append(name)
         self._write("stage_begin")
-        failure: str | None = None
+        failure: BaseException | None = None
         try:
             yield
         except BaseException as error:
-            failure = type(error).__name__
+            failure = error
             raise
         finally:
-            self._write("stage_end", seconds=round(self._clock() - began, 3), error=failure)
+            self._end("stage_end", began, failure)
             self._stages.pop()
 
     def params(self, values: Mapping[str, Scalar]) -> None:
@@ -115,17 +137,22 @@ class JsonLinesTracker(NullTracker):
         self._write("series", points={name: dict(values) for name, values in points.items()})
 
     def progress(self, task: str, done: int, total: int, unit: str) -> None:
-        """See Tracker; at most one line a second for each task, and the last one."""
+        """See Tracker; at most one line a second for each task, its first ones and its last."""
         now = self._clock()
-        said = self._said.get(task)
-        if done < total and said is not None and now - said < PROGRESS_EVERY_SECONDS:
+        said, before = self._said.get(task, (float("-inf"), 0))
+        begins = done < before  # again: another round
+        if done < total and not begins and now - said < PROGRESS_EVERY_SECONDS:
             return
-        self._said[task] = now
+        self._said[task] = now, done
         self._write("progress", task=task, done=done, total=total, unit=unit)
 
     def note(self, message: str) -> None:
         """See Tracker."""
         self._write("note", message=message)
+
+    def warning(self, message: str) -> None:
+        """Write what went wrong beside the work."""
+        self._write("warning", message=message)
 
     def artifact(self, path: Path, name: str) -> None:
         """See Tracker; the file is named, not copied."""
@@ -151,38 +178,29 @@ class JsonLinesTracker(NullTracker):
         """See Tracker."""
         self._write("tags", values=dict(values))
 
-    def _write(self, event: str, **fields: Any) -> None:
-        line = {
-            "time": self._now().isoformat(),
-            "stage": self._stages[-1] if self._stages else None,
-            "event": event,
-            **fields,
-        }
-        # Escaped to ASCII: no text of a user's can break a line or the encoding.
-        text = json.dumps(_finite(line), allow_nan=False, default=str) + "\n"
+    def _end(self, event: str, began: float, failure: BaseException | None) -> None:
+        self._write(
+            event,
+            level="error" if failure is not None else "info",
+            seconds=round(self._clock() - began, 3),
+            error=None if failure is None else type(failure).__name__,
+            message=None if failure is None else first_words(failure),
+        )
+
+    def _write(self, event: str, *, level: Level | None = None, **fields: Any) -> None:
+        stage = self._stages[-1] if self._stages else None
+        text = line_text(self._run_id, stage, event, fields, self._now(), level)
         try:
-            if self._file is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self.path.open("a", encoding="ascii")
-            self._file.write(text)
-            self._file.flush()
+            if append_line(self.path, text, self._most_bytes):
+                for line in self._head.values():
+                    append_line(self.path, line, self._most_bytes)
         except OSError as error:
             self._complain(error)
+        if event in _HEAD:
+            self._head[event] = text
 
     def _complain(self, error: OSError) -> None:
         if self._warned:
             return
         self._warned = True
         self._warn(f"{self.path}: the run's log cannot be written ({error}); the work goes on")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    # NumPy's scalars are numbers here too; `item` gives the plain one.
-    item = getattr(value, "item", None)
-    return _finite(item()) if callable(item) else value

@@ -5,6 +5,8 @@ unless MLFLOW_TRACKING_URI names another.
 """
 
 import os
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +63,8 @@ __all__ = [
 ]
 
 SYSTEM_SECONDS = 5.0  # between samples of processor, memory, disk; a run of a minute has a curve
+SYSTEM_PAUSE_SECONDS = 30.0  # after a call that failed
+SYSTEM_END_SECONDS = 5.0  # that the end of a run waits for the last sample
 
 
 def default_tracking_uri(root: Path) -> str:
@@ -121,23 +125,17 @@ def _schema(columns: tuple[Column, ...]) -> Any:
 def system_metrics(tracking_uri: str, run_id: str) -> Iterator[None]:
     """Let MLflow sample the machine into a run while the body works; no thread is left behind.
 
+    A server that goes away leaves a gap in the curves and does not touch the work.
     MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false switches it off, and
-    MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL changes the seconds between samples.
+    MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL changes the seconds between samples. Of GPUs it tells
+    where the package nvidia-ml-py is installed.
     """
     if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() in ("false", "0"):
         yield
         return
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
     monitor = None
     try:
-        # A run that goes on continues its curve.
-        monitor = SystemMetricsMonitor(
-            run_id,
-            sampling_interval=SYSTEM_SECONDS,
-            resume_logging=True,
-            tracking_uri=tracking_uri,
-        )
+        monitor = _patient_monitor(tracking_uri, run_id)
         monitor.start()
     except Exception:  # a machine that cannot be measured: the run has no such curve
         monitor = None
@@ -146,6 +144,50 @@ def system_metrics(tracking_uri: str, run_id: str) -> Iterator[None]:
     finally:
         if monitor is not None:
             monitor.finish()
+
+
+def _patient_monitor(tracking_uri: str, run_id: str) -> Any:
+    # It takes time to import, and most trackers never need it.
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    class Monitor(SystemMetricsMonitor):  # type: ignore[misc]
+        """MLflow's, which would end for good at the first call that fails."""
+
+        def monitor(self) -> None:
+            client = MlflowClient(tracking_uri)
+            # The load of the processor is that since the last reading: the first is soon.
+            wait = min(self.sampling_interval, 1.0)
+            while not self._shutdown_event.wait(wait):
+                wait = self.sampling_interval
+                try:
+                    self.collect_metrics()
+                    self._send(client)
+                except Exception:
+                    wait = max(wait, SYSTEM_PAUSE_SECONDS)
+                for one in self.monitors:
+                    one.clear_metrics()
+
+        def _send(self, client: MlflowClient) -> None:
+            now = int(time.time() * 1000)
+            found = self.aggregate_metrics()
+            points = [
+                Metric(f"{self._metrics_prefix}{name}", float(value), now, self._logging_step)
+                for name, value in found.items()
+            ]
+            client.log_batch(run_id, metrics=points)
+            self._logging_step += 1
+
+        def finish(self) -> None:
+            self._shutdown_event.set()
+            thread: threading.Thread | None = self._process
+            if thread is not None:
+                # A server that neither answers nor refuses would be waited for.
+                thread.join(SYSTEM_END_SECONDS)
+
+    # A run that goes on continues its curve.
+    return Monitor(
+        run_id, sampling_interval=SYSTEM_SECONDS, resume_logging=True, tracking_uri=tracking_uri
+    )
 
 
 def open_run(

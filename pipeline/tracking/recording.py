@@ -33,6 +33,7 @@ from pipeline.tracking.mlflow import (
     system_metrics,
 )
 from pipeline.tracking.registry import enter
+from pipeline.tracking.secrets import clean, without_secrets
 from pipeline.tracking.tracker import NullTracker, Scalar, TrackedModel
 
 EXPERIMENT = "replenish"
@@ -241,7 +242,7 @@ class MlflowTracker(NullTracker):
 
     def tags(self, values: Mapping[str, str]) -> None:
         """See Tracker."""
-        named = {_key(k): str(v)[:_TAG_CHARACTERS] for k, v in values.items()}
+        named = {_key(k): str(clean(v, k))[:_TAG_CHARACTERS] for k, v in values.items()}
         # MLflow's page shows these two.
         if "git_commit" in named:
             named["mlflow.source.git.commit"] = named["git_commit"]
@@ -275,7 +276,7 @@ class MlflowTracker(NullTracker):
         for name, value in values.items():
             key = _key(name)
             if key not in known:
-                new[key] = _short(str(value), _PARAM_CHARACTERS)
+                new[key] = _short(str(clean(value, name)), _PARAM_CHARACTERS)
         items = [Param(key, value) for key, value in new.items()]
         for start in range(0, len(items), _PARAMS_PER_BATCH):
             batch = items[start : start + _PARAMS_PER_BATCH]
@@ -329,12 +330,14 @@ def track_run(
         warn: told once when MLflow cannot be reached.
         root: the project folder that holds mlflow.db; the working directory by default.
         params: `Params.flat()`.
-        tags: more labels, besides git's and dvc.lock's.
+        tags: more labels, besides git's and dvc.lock's. Of `replenish_run_id` an earlier value
+            stays in `replenish_run_ids`, which lists all runs that this one was joined by.
     """
     root = Path.cwd() if root is None else root
     memory = run_memory(artifacts)
     tracker = MlflowTracker(None, None, warn)
     uri = default_tracking_uri(root)
+    joined: list[str] = []
     try:
         client, run = open_run(
             uri,
@@ -345,12 +348,14 @@ def track_run(
         )
         memory.keep(params_digest, run.info.run_id)
         tracker = MlflowTracker(client, run, warn)
+        joined = run.data.tags.get("replenish_run_ids", "").split()
     except Exception as error:
         warn(f"MLflow: the store cannot be opened ({first_line(error)}); going on without it")
     tracker.params(params or {})
-    tracker.tags(
-        {"driver": driver, "params_digest": params_digest, **run_tags(root), **(tags or {})}
-    )
+    labels = {"driver": driver, "params_digest": params_digest, **run_tags(root), **(tags or {})}
+    if run_id := labels.get("replenish_run_id"):
+        labels["replenish_run_ids"] = " ".join(dict.fromkeys([*joined, run_id]))
+    tracker.tags(labels)
     status: Status = "FAILED"
     try:
         with system_metrics(uri, tracker.run_id) if tracker.run_id else nullcontext():
@@ -394,8 +399,3 @@ def first_line(error: BaseException) -> str:
     if not lines:
         return type(error).__name__
     return f"{type(error).__name__}: {without_secrets(lines[0])[:200]}"
-
-
-def without_secrets(text: str) -> str:
-    """Return a text without the names and passwords in the addresses in it."""
-    return re.sub(r"://[^/@\s]*@", "://", text)

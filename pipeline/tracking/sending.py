@@ -22,7 +22,8 @@ from pipeline.tracking.mlflow import (
     find_run,
     open_experiment,
 )
-from pipeline.tracking.recording import EXPERIMENT, MlflowTracker, first_line, without_secrets
+from pipeline.tracking.recording import EXPERIMENT, MlflowTracker, first_line
+from pipeline.tracking.secrets import without_secrets
 
 # File of a stage -> column -> the name that the stage tells while it works.
 _SERIES = {

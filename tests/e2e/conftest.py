@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -56,11 +57,13 @@ class Project:
         environment.pop("MLFLOW_TRACKING_URI", None)
         self.environment = environment
 
-    def run(self, *command: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, status: int = 0, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=self.environment,
+            env={**self.environment, **(environment or {})},
             capture_output=True,
             text=True,
             timeout=600,

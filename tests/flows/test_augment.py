@@ -1,70 +1,16 @@
 import json
 
 import pytest
+from filelock import FileLock
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-from prefect.testing.utilities import prefect_test_harness
 
 import flows.augment as module
-from flows.augment import Changes, augment, main
+from flows.augment import augment, main, sweep_tags
+from flows.form import Changes, Synthesis
 from pipeline.errors import InputError, StageError
-from pipeline.folders import write_json, write_manifest
-from pipeline.params import SECTIONS, load_params
-from pipeline.stages.contract import Summary
-
-VERDICT = {
-    "decision": "use",
-    "sentence": "Use <b>them</b>",
-    "best_baseline": "real",
-    "best_synthetic": "mixed_50",
-    "gain_points": 3.0,
-    "interval_points": [1.0, 5.0],
-    "tail_gain_points": 6.0,
-    "arms": [{"name": "real", "role": "baseline", "share": None}],
-    "per_class": [{"name": "a|b", "training_images": 6, "gain_points": 3.0}],
-}
-
-
-@pytest.fixture(scope="session")
-def server():
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-
-
-@pytest.fixture
-def project(server, tmp_path, monkeypatch):
-    """A project folder, and stages that only write a manifest; `fail(name, error)` breaks one."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "RETRY_DELAY_SECONDS", 0)
-    (tmp_path / "params.yaml").write_text("train:\n  steps: 7\n")
-    return Project(tmp_path, monkeypatch)
-
-
-class Project:
-    def __init__(self, root, monkeypatch):
-        self.root = root
-        self.ran = []
-        self.failures = {}
-        monkeypatch.setattr(module, "run_stage", self.run_stage)
-
-    def run_stage(self, name, params, artifacts, tracker, *, force=False):
-        self.ran.append((name, params, force))
-        with tracker.stage(name):
-            waiting = self.failures.get(name, [])
-            if waiting:
-                raise waiting.pop(0)
-            tracker.note(f"{name}: [up] to date")
-            tracker.progress(name, 1, 1, "images")
-            folder = artifacts / name
-            folder.mkdir(parents=True, exist_ok=True)
-            if name == "evaluate":
-                write_json(folder / "verdict.json", VERDICT)
-            write_manifest(folder, name, "k", {}, {})
-        return Summary()
-
-    @property
-    def names(self):
-        return [name for name, _, _ in self.ran]
+from pipeline.folders import write_json
+from pipeline.params import SECTIONS
 
 
 def latest_run():
@@ -81,7 +27,12 @@ def artifacts_of(run):
 
 
 def test_the_flow_runs_all_stages_in_order_and_shows_its_results(project):
-    outcome = augment(changes=Changes(guidance=2.0), more=("seed=3",), force=True, mlflow=False)
+    outcome = augment(
+        changes=Changes(synthesis=Synthesis(guidance=2.0)),
+        more=("seed=3",),
+        force=True,
+        mlflow=False,
+    )
     assert project.names == list(SECTIONS)
     _, params, force = project.ran[0]
     assert (params.train.steps, params.synthesize.guidance, params.seed) == (7, 2.0, 3)
@@ -140,36 +91,42 @@ def test_the_form_has_described_and_bounded_fields():
     for field in schema["properties"].values():
         assert field["description"]
     assert schema["required"] == []
-    changes = schema["definitions"]["Changes"]["properties"]
-    for field in changes.values():
-        assert field["description"]
-    assert changes["source"]["anyOf"][0]["enum"] == ["digits", "folder", "idx"]
-    assert changes["base"]["anyOf"][0]["enum"] == ["none", "pool", "folder", "hub", "run"]
-    assert changes["guidance"]["anyOf"][0]["maximum"] == 20.0
+    groups = schema["definitions"]
+    assert set(groups) == {"Changes", "Data", "Generator", "Synthesis", "Comparison", "Where"}
+    for group in groups.values():
+        for field in group["properties"].values():
+            assert field["description"]
 
 
-def test_every_change_names_a_param(tmp_path):
-    (tmp_path / "params.yaml").write_text("{}")
-    changes = Changes(
-        source="folder",
-        path="some: [odd] #path",
-        base="hub",
-        base_path="artifacts of: [last] #year",
-        base_hub_id="someone/unet@v1",
-        seed=4,
-        train_steps=5,
-        images_per_class=6,
-        guidance=1.0,
-        comparison_seeds=7,
-        comparison_steps=8,
+def test_a_second_run_in_a_folder_is_refused_and_told_who_is_there(project):
+    work = project.root / "artifacts" / ".work"
+    work.mkdir(parents=True)
+    write_json(
+        work / "flow.json",
+        {"flow_run_id": "4", "flow_run_name": "busy-bee", "since": "2026-01-31T02:00:00+00:00"},
     )
-    params = load_params(tmp_path / "params.yaml", changes.overrides())
-    assert (params.prepare.source, params.prepare.path) == ("folder", "some: [odd] #path")
-    pretrain = params.pretrain
-    assert (pretrain.base, pretrain.path) == ("hub", "artifacts of: [last] #year")
-    assert pretrain.hub_id == "someone/unet@v1"
-    assert (params.seed, params.train.steps, params.synthesize.images_per_class) == (4, 5, 6)
-    assert (params.synthesize.guidance, params.evaluate.seeds, params.evaluate.steps) == (1.0, 7, 8)
+    with (
+        FileLock(work / "flow.lock"),
+        pytest.raises(
+            InputError, match=r"artifacts: the flow run busy-bee \(id 4, since 2026-01-31"
+        ),
+    ):
+        augment(mlflow=False)
+    assert project.ran == []
+    assert "A schedule that comes too often overlaps itself" in latest_run().state.message
+
+
+def test_the_folder_is_free_again_after_a_run_that_failed(project):
+    project.failures["prepare"] = [StageError("no")]
+    with pytest.raises(StageError):
+        augment(mlflow=False)
+    assert augment(mlflow=False)["decision"] == "use"
+    assert not (project.root / "artifacts" / ".work" / "flow.json").exists()
+
+
+def test_the_tag_of_a_sweep_goes_to_mlflow():
+    assert sweep_tags(["replenish", "sweep:digits"]) == {"sweep": "digits"}
+    assert sweep_tags(["replenish"]) == {}
 
 
 def test_the_command_ends_with_verdict_seconds_and_addresses(project, capsys):

@@ -294,3 +294,74 @@ def test_an_odd_name_spoils_no_batch(begin, root, warnings):
     assert warnings == []
     _, run = read(root, tracker.run_id)
     assert run.data.metrics == {"evaluate/class/gain": 1.0, "a/b": 2.0, "_": 3.0, "good": 4.0}
+
+
+def test_a_run_that_is_joined_knows_the_ids_of_all_runs(begin, root):
+    for run_id in ("one", "two", "two"):
+        with begin(name="train", driver="stage", tags={"replenish_run_id": run_id}) as tracker:
+            pass
+    _, run = read(root, tracker.run_id)
+    assert run.data.tags["replenish_run_id"] == "two"
+    assert run.data.tags["replenish_run_ids"] == "one two"
+
+
+def test_no_secret_reaches_mlflow(begin, root):
+    with begin(params={"prepare.path": "s3://me:hunter2@host/raw", "a.password": "hunter2"}) as it:
+        it.tags({"where": "https://me:hunter2@host", "token": "hunter2"})
+        it.arm("mixed", {"settings.url": "ftp://me:hunter2@host"}, {"share": 1.0})
+    client, run = read(root, it.run_id)
+    assert run.data.params == {"prepare.path": "s3://host/raw", "a.password": "***"}
+    assert (run.data.tags["where"], run.data.tags["token"]) == ("https://host", "***")
+    assert children(client, run)[0].data.params == {"settings.url": "ftp://host"}
+
+
+def test_the_curves_of_the_machine_go_on_after_the_server_was_away(begin, root, monkeypatch):
+    monkeypatch.setattr("pipeline.tracking.mlflow.SYSTEM_SECONDS", 0.05)
+    monkeypatch.setattr("pipeline.tracking.mlflow.SYSTEM_PAUSE_SECONDS", 0.05)
+    name, send, away, refused = "system/cpu_utilization_percentage", MlflowClient.log_batch, [], []
+
+    def log_batch(self, run_id, metrics=(), params=(), tags=(), synchronous=None):
+        if away and any(one.key.startswith("system/") for one in metrics):
+            refused.append(metrics)
+            raise ConnectionError("gone")
+        return send(self, run_id, metrics, params, tags)
+
+    def wait_for(what):
+        deadline = time.monotonic() + 60
+        while not what():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    client = MlflowClient(default_tracking_uri(root))
+    with begin() as tracker:
+        wait_for(lambda: client.get_metric_history(tracker.run_id, name))
+        away.append(True)
+        wait_for(lambda: len(refused) >= 2)
+        before = len(client.get_metric_history(tracker.run_id, name))
+        away.clear()
+        wait_for(lambda: len(client.get_metric_history(tracker.run_id, name)) > before)
+    steps = [point.step for point in client.get_metric_history(tracker.run_id, name)]
+    assert sorted(steps) == list(range(len(steps)))  # no step twice, none left out
+    assert "SystemMetricsMonitor" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_the_end_of_a_run_does_not_wait_for_a_server_that_hangs(begin, monkeypatch):
+    monkeypatch.setattr("pipeline.tracking.mlflow.SYSTEM_SECONDS", 0.05)
+    monkeypatch.setattr("pipeline.tracking.mlflow.SYSTEM_END_SECONDS", 0.1)
+    hanging, answer = threading.Event(), threading.Event()
+    send = MlflowClient.log_batch
+
+    def log_batch(self, run_id, metrics=(), params=(), tags=(), synchronous=None):
+        if any(one.key.startswith("system/") for one in metrics):
+            hanging.set()
+            answer.wait(60)
+        return send(self, run_id, metrics, params, tags)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    with begin():
+        assert hanging.wait(60)
+    left = [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+    assert len(left) == 1  # the run has ended, and this one still waits
+    answer.set()
+    left[0].join()

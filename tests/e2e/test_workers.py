@@ -1,0 +1,127 @@
+"""Shards on other workers: a real Prefect server with its workers, and a Ray cluster."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from e2e.servers import PrefectServer, start_server, wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+STAGES = ("prepare", "pretrain", "train", "synthesize", "evaluate", "assemble")
+MORE = {"images_per_class": 24, "sampler_steps": 40, "adapt_below": 0.0, "max_rounds": 1}
+
+
+def digests(artifacts: Path) -> dict[str, str]:
+    return {
+        name: json.loads((artifacts / name / "manifest.json").read_text())["digest"]
+        for name in STAGES
+    }
+
+
+@pytest.fixture(scope="module")
+def busy(project: Any) -> Any:
+    """The small project, with enough shards to be killed among them; and what one process makes."""
+    params = yaml.safe_load((project.folder / "params.yaml").read_text())
+    params["synthesize"].update(MORE)
+    (project.folder / "params.yaml").write_text(yaml.safe_dump(params))
+    project.python("-m", "pipeline", "run", "--no-mlflow", "--artifacts", "inline")
+    return project
+
+
+@pytest.fixture
+def server(busy: Any) -> Iterator[PrefectServer]:
+    with start_server(busy) as running:
+        yield running
+
+
+def shard_process(worker: subprocess.Popen[bytes]) -> psutil.Process | None:
+    """Return the process of a worker that runs a flow, if one does."""
+    for process in psutil.Process(worker.pid).children(recursive=True):
+        try:
+            if "PREFECT__FLOW_RUN_ID" in process.environ():
+                return process
+        except psutil.Error:
+            continue
+    return None
+
+
+def kill_all(process: psutil.Process) -> None:
+    for one in (process, *process.children(recursive=True)):
+        try:
+            one.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def test_two_workers_one_killed_and_the_same_digest(busy: Any, server: PrefectServer) -> None:
+    busy.run(sys.executable, "-m", "pipeline", "bootstrap", environment=server.environment)
+    server.worker("replenish")
+    first, second = server.worker("replenish-gpu"), server.worker("replenish-gpu")
+    run = server.start_run(
+        "augment/nightly",
+        {
+            "artifacts": "by-prefect",
+            "mlflow": False,
+            "changes": {"where": {"backend": "prefect", "workers": 2}},
+            "more": ["execution.silent_seconds=10"],
+        },
+    )
+    shards = busy.folder / "by-prefect" / ".work" / "synthesize"
+    wait_until(lambda: shard_process(first) and shard_process(second), 300)
+    doomed = shard_process(first)
+    assert doomed is not None
+    lease = server.parameters_of(doomed.environ()["PREFECT__FLOW_RUN_ID"])["lease"]
+    wait_until(lambda: list(shards.glob(f"*/shards/beats/{lease}")), 120)
+    kill_all(psutil.Process(first.pid))  # the worker and what it had started, as a machine dies
+    state = server.finish(run, 600)
+    assert state == "COMPLETED"
+    assert digests(busy.folder / "by-prefect") == digests(busy.folder / "inline")
+    # Both workers had been at it, and the killed lease is not left as if it ran.
+    states = server.states("generate-shard")
+    assert "RUNNING" not in states
+    assert states.count("COMPLETED") >= 2
+    assert {"CRASHED", "CANCELLED", "CANCELLING"} & set(states)
+    log = server.logs_of(run)
+    assert "go to another worker" in log
+    assert not list((busy.folder / "by-prefect" / ".work").rglob("*.safetensors"))
+
+
+def test_nobody_to_draw_is_said_soon(busy: Any, server: PrefectServer) -> None:
+    busy.run(sys.executable, "-m", "pipeline", "bootstrap", environment=server.environment)
+    began = time.monotonic()
+    done = busy.run(
+        *(sys.executable, "-m", "flows.augment", "--no-mlflow", "--artifacts", "inline"),
+        *("--force", "--set", "execution.backend=prefect"),
+        status=1,
+        environment=server.environment,
+    )
+    assert "no worker of the work pool 'replenish-gpu' is online" in done.stderr
+    assert "prefect worker start --pool replenish-gpu" in done.stderr
+    assert time.monotonic() - began < 600  # it ends; the 30 s count from when shards wait
+    done = busy.run(
+        *(sys.executable, "-m", "flows.augment", "--no-mlflow", "--artifacts", "inline"),
+        *("--set", "execution.backend=prefect", "--set", "execution.work_pool=nowhere"),
+        status=2,
+        environment=server.environment,
+    )
+    assert "execution.work_pool = nowhere" in done.stderr
+    assert "replenish bootstrap" in done.stderr
+
+
+def test_ray_on_two_workers_gives_the_same_digest(busy: Any) -> None:
+    busy.run(
+        *(sys.executable, "-m", "flows.augment", "--no-mlflow", "--artifacts", "by-ray"),
+        *("--set", "execution.backend=ray", "--set", "execution.workers=2"),
+        environment={"RAY_ADDRESS": "", "RAY_DEDUP_LOGS": "0"},
+    )
+    assert digests(busy.folder / "by-ray") == digests(busy.folder / "inline")
