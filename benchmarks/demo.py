@@ -76,7 +76,7 @@ def _stage_seconds(runs: Path) -> dict[str, float]:
         for line in path.read_text(encoding="utf-8").splitlines()
     ]
     return {
-        event["stage"]: round(event["seconds"], 1)
+        event["stage"]: round(event["fields"]["seconds"], 1)
         for event in events
         if event.get("event") == "stage_end"
     }

@@ -5,9 +5,9 @@ PREFECT_API_URL names one. It calls the same stage functions as `replenish run` 
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
+from uuid import UUID
 
 import typer
 from prefect import flow, get_run_logger, task
@@ -15,20 +15,22 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run, task_run
+from prefect.settings import get_current_settings
 from prefect.states import Failed
 
 from flows.form import Changes
 from flows.holding import hold_folder
+from flows.server import need_server
 from flows.shown import show_results
 from flows.tracking import PrefectTracker
-from flows.workers import lent_workers
+from flows.workers import check_workers, lent_workers
 from pipeline.errors import InputError, StageError
 from pipeline.params import Params, StageName, load_params
 from pipeline.stages import STAGES
 from pipeline.stages.running import run_stage
-from pipeline.tracking.facts import StageClock, log_results, outcome_lines, read_verdict
-from pipeline.tracking.jsonlines import JsonLinesTracker, new_run_log
-from pipeline.tracking.tracker import FanOut, Tracker
+from pipeline.tracking.facts import log_results, outcome_lines, read_verdict
+from pipeline.tracking.session import Session, record_run
+from pipeline.tracking.tracker import Tracker
 
 RETRIES = 2
 RETRY_DELAY_SECONDS = 10.0
@@ -91,51 +93,49 @@ def augment(
 
 def _run_all(params: Params, artifacts: Path, force: bool, mlflow: bool) -> dict[str, Any]:
     logger = get_run_logger()
-    clock = StageClock()
-    mlflow_run_id = ""
-    with ExitStack() as stack:
-        log = JsonLinesTracker(new_run_log(Path("runs"), "flow"), warn=logger.warning)
-        trackers: list[Tracker] = [
-            clock,
-            PrefectTracker(logger),
-            stack.enter_context(log),
-        ]
-        if mlflow:
-            # MLflow takes seconds to import: only where it is wanted.
-            from pipeline.tracking.recording import track_run
-
-            tags = {"prefect_flow_run_id": str(flow_run.id or ""), **sweep_tags(flow_run.tags)}
-            recorded = stack.enter_context(
-                track_run(
-                    artifacts,
-                    params.digest(),
-                    str(flow_run.name or "augment"),
-                    "flow",
-                    warn=logger.warning,
-                    tags=tags,
-                )
-            )
-            trackers.append(recorded)
-            mlflow_run_id = recorded.run_id
-        tracker = FanOut(trackers)
-        tracker.params(params.flat())
+    run_id = str(flow_run.id or "")
+    with record_run(
+        artifacts,
+        params,
+        "flow",
+        "flow",
+        speakers=(PrefectTracker(logger),),
+        warn=logger.warning,
+        mlflow=mlflow,
+        mlflow_name=str(flow_run.name or "augment"),
+        prefect_run_id=run_id,
+        tags={"prefect_flow_run_id": run_id, **sweep_tags(flow_run.tags)},
+    ) as session:
+        _label(run_id, session)
+        check_workers(params.execution, logger.warning)
         for name in STAGES:
             # The files of a stage are its cache, with a key of its own: Prefect keeps none.
             one = run_one.with_options(
                 name=name, task_run_name=name, retry_delay_seconds=RETRY_DELAY_SECONDS
             )
-            one(name, params, artifacts, tracker, force)
-        log_results(artifacts, tracker)
-    show_results(artifacts, mlflow_run_id)
+            one(name, params, artifacts, session.tracker, force)
+        log_results(artifacts, session.tracker)
+    show_results(artifacts, session.mlflow_run_id, session.run_id)
     verdict = read_verdict(artifacts)
     return {
         "decision": verdict.get("decision"),
         "sentence": verdict.get("sentence"),
         "gain_points": verdict.get("gain_points"),
         "report": str(artifacts / "report" / "index.html"),
-        "mlflow_run_id": mlflow_run_id,
-        "seconds": {name: round(value, 1) for name, value in clock.seconds.items()},
+        "run_id": session.run_id,
+        "mlflow_run_id": session.mlflow_run_id,
+        "seconds": {name: round(value, 1) for name, value in session.seconds.items()},
     }
+
+
+def _label(flow_run_id: str, session: Session) -> None:
+    """Let the run be found in Prefect by the id that logs, MLflow and shards know it by."""
+    if flow_run_id:
+        labels: dict[str, bool | int | float | str] = {"replenish.run_id": session.run_id}
+        if session.mlflow_run_id:
+            labels["replenish.mlflow_run_id"] = session.mlflow_run_id
+        with get_client(sync_client=True) as client:
+            client.update_flow_run_labels(UUID(flow_run_id), labels)
 
 
 def sweep_tags(prefect_tags: Sequence[str]) -> dict[str, str]:
@@ -186,10 +186,12 @@ def command(
 
 
 def _need_server() -> None:
+    if get_current_settings().api.url:
+        need_server()  # one that is named is asked at once: Prefect would try for minutes
+        return
     try:
         with get_client(sync_client=True) as client:
             failure = client.api_healthcheck()
-            address = client.api_url
     except Exception as error:  # a busy port, a time-out, a broken database: all end here
         raise StageError(
             f"Prefect's temporary server did not start ({type(error).__name__}: {error}); "
@@ -198,8 +200,8 @@ def _need_server() -> None:
         ) from None
     if failure is not None:
         raise StageError(
-            f"the Prefect server at {address} does not answer ({type(failure).__name__}: "
-            f"{failure}); start it (`make ui`), or unset PREFECT_API_URL to use a temporary one"
+            f"Prefect's temporary server does not answer ({type(failure).__name__}: {failure}); "
+            "run again, or use `replenish run`, which does the same work without Prefect"
         )
 
 

@@ -30,6 +30,7 @@ from pipeline.synthesis.dispatch import Lease
 from pipeline.synthesis.job_files import write_job
 from pipeline.synthesis.jobs import ShardJob
 from pipeline.synthesis.leasing import LeasingExecutor, Patience, Seen
+from pipeline.tracking.identity import inherited_run
 from pipeline.tracking.tracker import Tracker
 
 _RUNS_A_LOOK = 200  # the API gives no more at once
@@ -80,7 +81,7 @@ class PrefectCarrier:
 
     def submit(self, lease: Lease, key: str) -> bool:
         """Create the run of a lease, or find the one that has its key; False if that has ended."""
-        deployment = self._deployment or self._find_deployment()
+        deployment = self._deployment or self.find_deployment()
         with _answered(self.client):
             run = self.client.create_flow_run_from_deployment(
                 deployment,
@@ -88,6 +89,7 @@ class PrefectCarrier:
                     "job": str(self.job),
                     "shards": [[s.label, s.number, s.size, s.recipe] for s in lease.shards],
                     "lease": lease.id,
+                    "run_id": _run_id(),
                 },
                 idempotency_key=key,
                 tags=["replenish", "shards"],
@@ -135,7 +137,12 @@ class PrefectCarrier:
     def close(self) -> None:
         """Nothing is held but the client, which belongs to who gave it."""
 
-    def _find_deployment(self) -> UUID:
+    def find_deployment(self) -> UUID:
+        """Return the deployment of `generate-shard` in the pool.
+
+        Raises:
+            InputError: there is none.
+        """
         with _answered(self.client):
             found = self.client.read_deployments(
                 flow_filter=FlowFilter(name=FlowFilterName(any_=[GENERATE_SHARD])),
@@ -148,6 +155,19 @@ class PrefectCarrier:
             )
         self._deployment = found[0].id
         return found[0].id
+
+
+def online_workers(pool: str) -> int:
+    """Return how many workers of a pool are online.
+
+    Raises:
+        InputError: there is no such pool, or no deployment of `generate-shard` uses it.
+    """
+    with get_client(sync_client=True) as client:
+        carrier = PrefectCarrier(pool, Path(), client)
+        found = carrier.workers()
+        carrier.find_deployment()
+    return found
 
 
 def prefect_executor(
@@ -177,6 +197,11 @@ def _seen(run: FlowRun) -> Seen:
     elif name == "lost":
         message = message or "its worker died"
     return Seen(name, "" if name in ("running", "ended") else message)
+
+
+def _run_id() -> str:
+    run = inherited_run()
+    return run[0] if run else ""
 
 
 def _parent_labels() -> dict[str, bool | int | float | str]:

@@ -31,13 +31,14 @@ from pipeline.synthesis.jobs import ShardJob
 from pipeline.synthesis.lease_worker import do_lease
 from pipeline.synthesis.leasing import LeasingExecutor, Patience, Seen
 from pipeline.synthesis.shards import Shard
+from pipeline.tracking.identity import inherited_run
 from pipeline.tracking.tracker import Tracker
 
 
 @task(name="generate-shard", cache_policy=NO_CACHE, log_prints=False)
-def draw_lease(job: str, shards: list[list[int]], lease: str) -> int:
+def draw_lease(job: str, shards: list[list[int]], lease: str, run_id: str) -> int:
     """Draw the shards of a lease, on a worker of the cluster."""
-    do_lease(Path(job), [Shard(*one) for one in shards], lease)
+    do_lease(Path(job), [Shard(*one) for one in shards], lease, run_id)
     return len(shards)
 
 
@@ -90,6 +91,7 @@ class RayCarrier:
             "job": str(self._job),
             "shards": [[s.label, s.number, s.size, s.recipe] for s in lease.shards],
             "lease": lease.id,
+            "run_id": run[0] if (run := inherited_run()) else "",
         }
         wanted = {"num_gpus": 1} if self._kind == "GPU" else {"num_cpus": 1}
         # Who lost a lease hands it out again itself, elsewhere and with a limit.

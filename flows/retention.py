@@ -12,15 +12,8 @@ from typing import Annotated, Any
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterEndTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import TERMINAL_STATES, State
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.objects import State
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed
@@ -88,23 +81,10 @@ def _old_flow_runs(keep_runs: int, before: datetime) -> list[Leftover]:
     found: list[Leftover] = []
     with get_client(sync_client=True) as client:
         for name in FLOWS:
-            ours = FlowFilter(name=FlowFilterName(any_=[name]))
-            newest = client.read_flow_runs(
-                flow_filter=ours,
-                limit=min(keep_runs, _PAGE),
-                sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-            )
-            kept = {run.id for run in newest}
-            offset = 0
-            while True:
+            offset, more = keep_runs, True
+            while more:
                 page = client.read_flow_runs(
-                    flow_filter=ours,
-                    flow_run_filter=FlowRunFilter(
-                        end_time=FlowRunFilterEndTime(before_=before),
-                        state=FlowRunFilterState(
-                            type=FlowRunFilterStateType(any_=list(TERMINAL_STATES))
-                        ),
-                    ),
+                    flow_filter=FlowFilter(name=FlowFilterName(any_=[name])),
                     sort=FlowRunSort.EXPECTED_START_TIME_DESC,
                     limit=_PAGE,
                     offset=offset,
@@ -112,11 +92,11 @@ def _old_flow_runs(keep_runs: int, before: datetime) -> list[Leftover]:
                 found += [
                     Leftover("flow run", f"{name}/{run.name}", 0, _delete_flow_run(run.id))
                     for run in page
-                    if run.id not in kept
+                    if run.state is not None and run.state.is_final()
+                    if run.end_time is not None and run.end_time < before
                 ]
                 offset += len(page)
-                if len(page) < _PAGE:
-                    break
+                more = len(page) == _PAGE
     return found
 
 

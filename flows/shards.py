@@ -38,8 +38,19 @@ _Shards = Annotated[
 ]
 
 
+_RunId = Annotated[
+    str,
+    Field(
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63})?$",
+        description="id of the run that sends the shards, for the log of this worker",
+    ),
+]
+
+
 @flow(name=GENERATE_SHARD, flow_run_name="shards-{lease}", validate_parameters=True)
-def generate_shard(job: str, shards: _Shards, lease: _Lease = "0") -> State[Any] | int:
+def generate_shard(
+    job: str, shards: _Shards, lease: _Lease = "0", run_id: _RunId = ""
+) -> State[Any] | int:
     """Draw the shards of a lease that are not drawn yet.
 
     The flow `augment` sends these runs where `execution.backend` is `prefect`; by hand there is no
@@ -49,13 +60,14 @@ def generate_shard(job: str, shards: _Shards, lease: _Lease = "0") -> State[Any]
         job: folder of the job and its shards, which this worker shares with the run that sends it.
         shards: class, number, images and recipe of each.
         lease: id that the beats of this run are known by.
+        run_id: of the run that sends them.
     """
     logger = get_run_logger()
     wanted = [Shard(*one) for one in shards]
     logger.info("%d shards, from %s on, into %s", len(wanted), wanted[0].name, job)
     # A returned state carries the message alone: an error of the user's needs no traceback.
     try:
-        do_lease(Path(job), wanted, lease)
+        do_lease(Path(job), wanted, lease, run_id)
     except (InputError, StageError) as error:
         return Failed(message=str(error), data=error)
     return len(wanted)

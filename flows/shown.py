@@ -9,7 +9,7 @@ from pipeline.tracking.console import escape_markdown
 from pipeline.tracking.facts import arms_table, read_verdict
 
 
-def show_results(artifacts: Path, mlflow_run_id: str) -> None:
+def show_results(artifacts: Path, mlflow_run_id: str, run_id: str = "") -> None:
     """Create the artifacts `verdict`, `arms` and `links` of the flow run at work."""
     verdict = read_verdict(artifacts)
     if verdict:
@@ -22,7 +22,9 @@ def show_results(artifacts: Path, mlflow_run_id: str) -> None:
             description="Percent, mean +- sd over seeds; the test split is real",
         )
     create_markdown_artifact(
-        markdown=links_markdown(artifacts, mlflow_run_id), key="links", description="Where to look"
+        markdown=links_markdown(artifacts, mlflow_run_id, run_id),
+        key="links",
+        description="Where to look",
     )
 
 
@@ -45,7 +47,7 @@ def _link(path: Path) -> str:
     return f"[{escape_markdown(path)}]({path.as_uri()})"
 
 
-def links_markdown(artifacts: Path, mlflow_run_id: str) -> str:
+def links_markdown(artifacts: Path, mlflow_run_id: str, run_id: str = "") -> str:
     """Return where the report, the dataset and the MLflow run are, as Markdown."""
     root = artifacts.absolute()
     lines = [
@@ -57,4 +59,6 @@ def links_markdown(artifacts: Path, mlflow_run_id: str) -> str:
             f"- MLflow run: {escape_markdown(mlflow_run_id)} in the experiment `replenish` "
             "(`make ui` opens the page)"
         )
+    if run_id:
+        lines.append(f"- Run id, in logs, shards and MLflow: {escape_markdown(run_id)}")
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """Which workers a flow lends to the stages it runs, by `execution.backend`."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from pipeline.params import Execution
@@ -17,3 +18,25 @@ def lent_workers(execution: Execution) -> AbstractContextManager[None]:
 
         return lend_executor(ray_executor)
     return nullcontext()
+
+
+def check_workers(execution: Execution, warn: Callable[[str], None]) -> None:
+    """Look for the workers before hours of training, not after.
+
+    Args:
+        execution: says which they are.
+        warn: is told where none is there yet: there is time until they are needed.
+
+    Raises:
+        InputError: there is no such work pool or deployment, or Ray is not installed.
+    """
+    if execution.backend == "prefect":
+        from flows.prefect_carrier import online_workers
+
+        if not online_workers(execution.work_pool):
+            warn(
+                f"no worker of the work pool {execution.work_pool!r} is online yet; synthesize "
+                f"will need one: prefect worker start --pool {execution.work_pool} --limit 1"
+            )
+    elif execution.backend == "ray":
+        import flows.ray_carrier  # noqa: F401 - says what to install

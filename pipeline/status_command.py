@@ -15,10 +15,10 @@ from rich.text import Text
 from pipeline.params import Params
 from pipeline.status import RunStatus, StageStatus, run_status
 from pipeline.tracking.console import printable, seconds_text
+from pipeline.tracking.identity import LOGS
 from pipeline.tracking.index import Made, made_folders, read_index
 from pipeline.tracking.lookup import find_made
 from pipeline.tracking.schema import utc_now
-from pipeline.tracking.session import LOGS
 
 
 def show_status(

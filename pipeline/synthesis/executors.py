@@ -19,6 +19,7 @@ from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Lock
 from pathlib import Path
 from threading import Event, Thread
+from time import perf_counter
 from typing import Any, Protocol, Self
 
 from pipeline.data.images import Images
@@ -26,6 +27,7 @@ from pipeline.device import torch_threads
 from pipeline.errors import InputError, StageError
 from pipeline.processes import begin_worker
 from pipeline.synthesis.shards import Shard, ShardWorker, read_shard, write_shard
+from pipeline.tracking.shard_log import shard_log
 
 MakeWorker = Callable[[], ShardWorker]
 Take = Callable[[bool], Shard | None]  # told whether to wait for one
@@ -341,6 +343,15 @@ def draw_shards(
         raise errors[0]
 
 
+@dataclass(frozen=True)
+class _Sampled:
+    """A shard on its way to the disk; None where it is there already. `seconds`: that it took."""
+
+    shard: Shard
+    images: Images | None
+    seconds: float
+
+
 def _serve(
     take: Take, worker: ShardWorker, folder: Path, report: Callable[[_Report], None]
 ) -> None:
@@ -349,31 +360,37 @@ def _serve(
     As many shards as fill a batch are sampled together. The thread is at most that many and two
     behind: one that it writes and one that waits.
     """
-    sampled: queue.Queue[tuple[Shard, Images | None] | BaseException | None] = queue.Queue(1)
+    sampled: queue.Queue[_Sampled | BaseException | None] = queue.Queue(1)
+    log = shard_log()
 
     def write() -> None:
         while (item := sampled.get()) is not None:
             if isinstance(item, BaseException):
                 report(item)
                 continue
-            shard, images = item
             try:
-                if images is not None:
-                    write_shard(folder, shard, images)
+                if item.images is not None:
+                    write_shard(folder, item.shard, item.images)
             except Exception as error:
+                log.failed(item.shard.name, f"{type(error).__name__}: {error}")
                 report(error)
             else:
-                report(shard)
+                drawn = 0 if item.images is None else item.shard.size
+                log.done(item.shard.name, drawn, item.seconds)
+                report(item.shard)
 
     writer = Thread(target=write, name="shard-writer", daemon=True)
     writer.start()
     try:
         while group := _take_group(take, worker.at_once):
             missing = [shard for shard in group if read_shard(folder, shard) is None]
+            began = perf_counter()
             drawn = worker.sample(missing) if missing else []
+            each = (perf_counter() - began) / max(1, len(missing))
             images = dict(zip(missing, drawn, strict=True))
             for shard in group:
-                sampled.put((shard, images.get(shard)))
+                found = images.get(shard)
+                sampled.put(_Sampled(shard, found, 0.0 if found is None else each))
     except BaseException as error:  # whatever it is: an unreported end would be waited for
         sampled.put(error)
     finally:

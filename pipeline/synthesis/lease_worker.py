@@ -1,7 +1,7 @@
 """A lease, done: the worker's side of `leasing`, in whatever process the carrier started."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -11,21 +11,24 @@ from pipeline.synthesis.executors import draw_shards
 from pipeline.synthesis.job_files import JOB, read_job
 from pipeline.synthesis.leasing import BEAT_SECONDS, BEATS
 from pipeline.synthesis.shards import Shard
+from pipeline.tracking.identity import LOGS, run_environment
 
 
-def do_lease(folder: Path, shards: Sequence[Shard], lease_id: str) -> None:
+def do_lease(folder: Path, shards: Sequence[Shard], lease_id: str, run_id: str = "") -> None:
     """Draw the shards of a lease that are not there yet, giving a beat all the while.
 
     Args:
         folder: of the job and its shards, shared with the driver.
         shards: to be drawn.
         lease_id: of the lease.
+        run_id: of the run that they are for; this worker's log goes by it.
 
     Raises:
         InputError: the job cannot be read, or a shard is not one of its.
         StageError: the generator is another than the job's.
     """
-    with beating(folder, lease_id):
+    run = run_environment(run_id, LOGS) if run_id else nullcontext()
+    with run, beating(folder, lease_id):
         job = read_job(folder)
         for shard in shards:
             if not 0 <= shard.recipe < len(job.recipes) or shard.size != job.shard_images:

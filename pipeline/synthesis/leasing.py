@@ -17,6 +17,7 @@ from pipeline.errors import StageError
 from pipeline.folders import write_bytes
 from pipeline.synthesis.dispatch import Dispatch, Lease, Rules
 from pipeline.synthesis.shards import Shard, read_shard
+from pipeline.tracking.shard_log import shard_log
 
 BEATS = "beats"
 BEAT_SECONDS = 5.0
@@ -257,6 +258,8 @@ class LeasingExecutor:
         lease = dispatch.out.get(lease_id)
         left = [s for s in lease.shards if not dispatch.is_done(s)] if lease else []
         if left and why:
+            for shard in left:
+                shard_log().retried(shard.name, why, 2)
             self._note(
                 f"synthesize: {len(left)} shards from {left[0].name} on go to another worker: {why}"
             )

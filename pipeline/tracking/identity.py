@@ -20,6 +20,7 @@ from pipeline.errors import InputError
 
 RUN_ID = "REPLENISH_RUN_ID"
 RUN_LOGS = "REPLENISH_RUN_LOGS"
+LOGS = Path("runs")  # of the project folder
 _FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 

@@ -11,14 +11,13 @@ from typing import Literal
 from pipeline import __version__
 from pipeline.params import SECTIONS, Params
 from pipeline.tracking.facts import StageClock
-from pipeline.tracking.identity import choose_run_id, run_environment
+from pipeline.tracking.identity import LOGS, choose_run_id, run_environment
 from pipeline.tracking.jsonlines import JsonLinesTracker, new_run_log
 from pipeline.tracking.lines import prune_run_logs
 from pipeline.tracking.prometheus import MetricsFile
 from pipeline.tracking.recorder import RunFacts, RunRecorder
 from pipeline.tracking.tracker import FanOut, Tracker
 
-LOGS = Path("runs")
 Driver = Literal["run", "stage", "flow"]
 
 

@@ -163,9 +163,7 @@ def recorded(project: Project) -> dict[str, Any]:
         "runs": [parents, sorted(run for run, *_ in runs)],
         "parents": Counter(status for run, status, _ in runs if run in parents),
         "arms": sorted(
-            (tags[run].get("arm", ""), status)
-            for run, status, _ in runs
-            if run not in parents
+            (tags[run].get("arm", ""), status) for run, status, _ in runs if run not in parents
         ),
         "params": [params[run] for run in parents],
         "curves": sorted({(key, step, value, nan) for _, key, step, value, nan in curves}),
@@ -242,7 +240,7 @@ def torment(
         say: told how it goes.
         seconds: no kill after so many.
     """
-    moments, tally = random.Random(seed), Tally(driver)  # noqa: S311
+    moments, tally = random.Random(seed), Tally(driver)
     deadline = time.monotonic() + seconds
     project = copy_project(place / "unbroken")
     status, tally.unbroken_seconds = attempt(project, driver, None)
