@@ -27,7 +27,9 @@ from flows.workers import check_workers, lent_workers
 from pipeline.errors import InputError, StageError
 from pipeline.params import Params, StageName, load_params
 from pipeline.stages import STAGES
-from pipeline.stages.running import run_stage
+from pipeline.stages.running import run_stage_at
+from pipeline.storage.artifacts import Artifacts, mirror_folder, open_artifacts
+from pipeline.storage.locations import is_url, open_location
 from pipeline.tracking.facts import log_results, outcome_lines, read_verdict
 from pipeline.tracking.session import Session, record_run
 from pipeline.tracking.tracker import Tracker
@@ -46,13 +48,13 @@ def _may_pass(_task: object, _run: object, state: State[Any]) -> bool:
 # The stage's folder is its cache, with a key of its own; Prefect is to keep none.
 @task(retries=RETRIES, retry_condition_fn=_may_pass, cache_policy=NO_CACHE, log_prints=False)
 def run_one(
-    name: StageName, params: Params, artifacts: Path, tracker: Tracker, force: bool
+    name: StageName, params: Params, place: Artifacts, tracker: Tracker, force: bool
 ) -> dict[str, Any]:
     """Bring one stage up to date; the task takes the stage's name."""
     # A retry goes on from where the first attempt stopped.
     first = (task_run.run_count or 1) == 1
     with lent_workers(params.execution):
-        summary = run_stage(name, params, artifacts, tracker, force=force and first)
+        summary = run_stage_at(name, params, place, tracker, force=force and first)
     return summary.model_dump(mode="json")
 
 
@@ -71,7 +73,7 @@ def augment(
 
     Args:
         params_file: params file, in the project folder.
-        artifacts: folder that holds the stages' folders.
+        artifacts: folder that holds the stages' folders, or its URL (s3://bucket/run).
         changes: what to change against the params file; an empty field leaves it as it is there.
         more: further changes, each `section.key=value`.
         force: do every stage again, up to date or not.
@@ -85,14 +87,14 @@ def augment(
     # A returned state carries the message alone: an error of the user's needs no traceback.
     try:
         params = load_params(Path(params_file), (*changes.overrides(), *more))
-        with hold_folder(Path(artifacts)):
-            return _run_all(params, Path(artifacts), force, mlflow)
+        with open_artifacts(artifacts) as place, hold_folder(place.folder):
+            return _run_all(params, place, force, mlflow)
     except (InputError, StageError) as error:
         return Failed(message=str(error), data=error)
 
 
-def _run_all(params: Params, artifacts: Path, force: bool, mlflow: bool) -> dict[str, Any]:
-    logger = get_run_logger()
+def _run_all(params: Params, place: Artifacts, force: bool, mlflow: bool) -> dict[str, Any]:
+    logger, artifacts = get_run_logger(), place.folder
     run_id = str(flow_run.id or "")
     with record_run(
         artifacts,
@@ -113,7 +115,7 @@ def _run_all(params: Params, artifacts: Path, force: bool, mlflow: bool) -> dict
             one = run_one.with_options(
                 name=name, task_run_name=name, retry_delay_seconds=RETRY_DELAY_SECONDS
             )
-            one(name, params, artifacts, session.tracker, force)
+            one(name, params, place, session.tracker, force)
         log_results(artifacts, session.tracker)
     show_results(artifacts, session.mlflow_run_id, session.run_id)
     verdict = read_verdict(artifacts)
@@ -159,8 +161,11 @@ def command(
         ),
     ] = None,
     artifacts: Annotated[
-        Path, typer.Option("--artifacts", help="Folder of the stages' folders.", metavar="DIR")
-    ] = Path("artifacts"),
+        str,
+        typer.Option(
+            "--artifacts", help="Folder of the stages' folders, or its URL.", metavar="DIR|URL"
+        ),
+    ] = "artifacts",
     force: Annotated[
         bool, typer.Option("--force", help="Do it again even if it is up to date.")
     ] = False,
@@ -174,14 +179,17 @@ def command(
     try:
         outcome: dict[str, Any] = augment(
             params_file=str(params),
-            artifacts=str(artifacts),
+            artifacts=artifacts,
             more=tuple(overrides or ()),
             force=force,
             mlflow=mlflow,
         )  # type: ignore[assignment]
     except KeyboardInterrupt:  # here, because typer would make "Aborted." of it
         _fail("interrupted; run the same command again to go on from here", 130)
-    for line in outcome_lines(artifacts, outcome["seconds"]):
+    folder = Path(artifacts)
+    if is_url(artifacts):
+        folder = mirror_folder(open_location(artifacts))
+    for line in outcome_lines(folder, outcome["seconds"]):
         typer.echo(line)
 
 

@@ -7,8 +7,8 @@ machine, reaches the very same weights.
 import copy
 import math
 import time as clock
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,22 +156,24 @@ def train_generator(
     step = run.restore()
     began, began_step = clock.monotonic(), step
     curve_every = max(1, course.steps // _CURVE_ROWS)
-    while step < course.steps and not run.stopped:
-        norm, rate = run.step(step, chances)
-        step += 1
-        last = step == course.steps
-        if step % curve_every == 0 or last:
-            speed = (step - began_step) * params.batch_images / (clock.monotonic() - began)
-            run.curves.add(step, run.mean_loss(step), float(norm), rate, speed, tracker)
-            run.total.zero_()
-        if course.is_check(step):
-            if team.leads:
-                run.check(step, heldout, examine, draw_sheet)
-            checks = run.curves.checks
-            run.stopped = team.agree(should_stop(checks, course.copy_limit, course.patience_checks))
-        if (step % params.checkpoint_every_steps == 0 or run.stopped) and team.leads and not last:
-            run.keep(step)
-        tracker.progress(course.task, step, step if run.stopped else course.steps, "steps")
+    with run.kept_if_asked_to_stop():
+        while step < course.steps and not run.stopped:
+            run.at_rest = step
+            norm, rate = run.step(step, chances)
+            step += 1
+            last = step == course.steps
+            if step % curve_every == 0 or last:
+                speed = (step - began_step) * params.batch_images / (clock.monotonic() - began)
+                run.curves.add(step, run.mean_loss(step), float(norm), rate, speed, tracker)
+                run.total.zero_()
+            if course.is_check(step):
+                if team.leads:
+                    run.check(step, heldout, examine, draw_sheet)
+                checks = run.curves.checks
+                run.stopped = team.agree(should_stop(checks, course.copy_limit, course.patience_checks))
+            if (step % params.checkpoint_every_steps == 0 or run.stopped) and team.leads and not last:
+                run.keep(step)
+            tracker.progress(course.task, step, step if run.stopped else course.steps, "steps")
     if not team.leads:
         nothing = Check(step, LENGTHS[-1], math.nan, math.nan, math.nan, math.nan)
         return Outcome(run.shadow, nothing, (), (), step, math.nan)
@@ -222,6 +224,7 @@ class _Run:
         self.curves = Curves(course.task)
         self.total = torch.zeros((), dtype=torch.float64, device=self.device)
         self.stopped = False
+        self.at_rest: int | None = None  # steps that all is the state of; None within a change
 
     def step(self, step: int, chances: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Do one optimiser step; return the gradient's norm and the rate."""
@@ -251,6 +254,7 @@ class _Run:
         gradients = [w.grad for w in self.weights.values() if w.grad is not None]
         team.average([*gradients, losses])
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), params.gradient_clip_norm)
+        self.at_rest = None
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.averages.update(step + 1)
@@ -328,6 +332,23 @@ class _Run:
         targets = dict(self.shadow.named_parameters())
         for name, weight in weights.items():
             targets[name].copy_(weight)
+
+    @contextmanager
+    def kept_if_asked_to_stop(self) -> Iterator[None]:
+        """Write a checkpoint where Ctrl-C or a cancelled flow ends the body, if all is at rest.
+
+        Between the change of the weights and the end of the looks at them it is not; the last
+        checkpoint counts then.
+        """
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException:
+            if self.at_rest is not None and self.team.leads:
+                with suppress(StageError, OSError):
+                    self.keep(self.at_rest)
+            raise
 
     def keep(self, step: int) -> None:
         """Write a checkpoint of this step."""

@@ -8,6 +8,7 @@ import copy
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -79,15 +80,24 @@ def teach(
     """
     run = _Run(teacher, digest, spec, training, chances, plan, params, precision, work, tracker)
     run.restore()
-    while run.phase < len(plan.phases):
-        run.step()
-        if run.within == plan.phase_steps:
-            run.graduate()
-            beat()
-        elif run.within % params.checkpoint_every_steps == 0:
-            run.keep()
-            beat()
-        tracker.progress(TASK, run.done, plan.steps, "steps")
+    try:
+        while run.phase < len(plan.phases):
+            run.at_rest = True
+            run.step()
+            if run.within == plan.phase_steps:
+                run.graduate()
+                beat()
+            elif run.within % params.checkpoint_every_steps == 0:
+                run.keep()
+                beat()
+            tracker.progress(TASK, run.done, plan.steps, "steps")
+    except Exception:
+        raise
+    except BaseException:  # Ctrl-C, a cancelled flow
+        if run.at_rest:
+            with suppress(OSError):
+                run.keep()
+        raise
     shutil.rmtree(work, ignore_errors=True)
     return run.teacher
 
@@ -116,6 +126,7 @@ class _Run:
         rate = params.learning_rate * _RATE_SHARE
         self.params = params.model_copy(update={"learning_rate": rate, "warmup_steps": warmup})
         self.phase = self.within = 0
+        self.at_rest = False  # is all the state of `done` steps?
         self.total = torch.zeros((), dtype=torch.float64, device=self.device)
         self.counted = 0
         # Never in training mode: a student that drops out would chase noise of its own.
@@ -172,6 +183,7 @@ class _Run:
             torch.autograd.backward(loss)
             losses += loss.detach()
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), params.gradient_clip_norm)
+        self.at_rest = False
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.within += 1

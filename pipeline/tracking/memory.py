@@ -5,8 +5,10 @@ It lets stages that are run one by one, as DVC does, and a run repeated after a 
 
 import json
 import re
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.folders import WORK, write_json
 
@@ -39,15 +41,40 @@ class RunMemory:
         except OSError:
             pass
 
-    def _read(self) -> dict[str, str]:
+    def claim(self, params_digest: str) -> tuple[str, bool]:
+        """Return the mark of the run that is about to be made, and whether it was there already.
+
+        It is kept before the run is made and goes with it: a run that was made and not kept, by a
+        process that was killed between the two, is found by its mark.
+        """
+        told = self._told()
+        mark = str(told.get("claim", ""))
+        if told.get("claim_digest") == params_digest and _is_id(mark):
+            return mark, True
+        mark = uuid.uuid4().hex
+        try:
+            write_json(self.path, {**self._read(), "claim": mark, "claim_digest": params_digest})
+        except OSError:
+            pass
+        return mark, False
+
+    def _told(self) -> dict[str, Any]:
         try:
             data = json.loads(self.path.read_text(encoding="utf-8"))
-            kept = {name: str(data[name]) for name in ("params_digest", "run_id")}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError):
             return {}
-        return kept if re.fullmatch(r"[0-9a-f]{32}", kept["run_id"]) else {}
+        return data if isinstance(data, dict) else {}
+
+    def _read(self) -> dict[str, str]:
+        told = self._told()
+        kept = {name: str(told.get(name, "")) for name in ("params_digest", "run_id")}
+        return kept if kept["params_digest"] and _is_id(kept["run_id"]) else {}
 
 
 def run_memory(artifacts: Path) -> RunMemory:
     """Return the memory of an artifacts folder."""
     return RunMemory(artifacts / WORK / MEMORY)
+
+
+def _is_id(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{32}", text) is not None

@@ -62,6 +62,7 @@ __all__ = [
     "system_metrics",
 ]
 
+MARK = "replenish_mark"
 SYSTEM_SECONDS = 5.0  # between samples of processor, memory, disk; a run of a minute has a curve
 SYSTEM_PAUSE_SECONDS = 30.0  # after a call that failed
 SYSTEM_END_SECONDS = 5.0  # that the end of a run waits for the last sample
@@ -197,23 +198,38 @@ def open_run(
     resume_run_id: str | None = None,
     *,
     artifact_root: Path | None = None,
+    mark: str = "",
+    marked: bool = False,
 ) -> tuple[MlflowClient, Run]:
     """Return a client and a running run: the named one if it can be resumed, else a new one.
 
     A run can be resumed if the store has it, it was not deleted and it did not finish.
-    `artifact_root` is where a new experiment in a local database keeps its files.
+
+    Args:
+        tracking_uri: of the store.
+        experiment: name of the experiment of a new run.
+        run_name: of a new run.
+        resume_run_id: of the run to resume, if there is one.
+        artifact_root: where a new experiment in a local database keeps its files.
+        mark: label of a new run, by which it can be found again.
+        marked: may there be a run with this mark? It is resumed, too.
 
     Raises:
         Exception: whatever MLflow and its database raise when the store cannot be reached.
     """
     client = MlflowClient(tracking_uri)
-    if resume_run_id is not None:
-        run = _unfinished(client, resume_run_id)
-        if run is not None:
-            client.update_run(run.info.run_id, status="RUNNING")
-            return client, run
-    experiment_id = open_experiment(client, tracking_uri, experiment, artifact_root)
-    return client, client.create_run(experiment_id, run_name=run_name)
+    run = _unfinished(client, resume_run_id) if resume_run_id is not None else None
+    if run is None:
+        experiment_id = open_experiment(client, tracking_uri, experiment, artifact_root)
+        if marked:
+            asked = f"tags.{MARK} = '{mark}'"
+            found = client.search_runs([experiment_id], asked, max_results=1)
+            run = next((one for one in found if one.info.status != "FINISHED"), None)
+        if run is None:
+            tags = {MARK: mark} if mark else None
+            return client, client.create_run(experiment_id, run_name=run_name, tags=tags)
+    client.update_run(run.info.run_id, status="RUNNING")
+    return client, run
 
 
 def open_experiment(

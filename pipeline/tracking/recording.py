@@ -28,6 +28,7 @@ from pipeline.tracking.mlflow import (
     Run,
     RunTag,
     default_tracking_uri,
+    find_run,
     open_run,
     save_model,
     system_metrics,
@@ -315,12 +316,15 @@ def track_run(
     root: Path | None = None,
     params: Mapping[str, Scalar] | None = None,
     tags: Mapping[str, str] | None = None,
+    nothing_to_do: Callable[[], bool] = lambda: False,
 ) -> Iterator[MlflowTracker]:
     """Give a tracker on the MLflow run of this work, and end the run as the work ends.
 
     A run of the same params in the same artifacts folder that did not finish is joined: it was
     killed, it failed, or its stages are run one by one. With the driver `stage` the run is ended
     only by the stage `report`, the last; before that it stays RUNNING for the next stage to join.
+    A run that finished is joined by one that has nothing to do, which writes nothing: the command
+    is given again, or was killed in its very last moment.
 
     Args:
         artifacts: the artifacts folder.
@@ -332,25 +336,24 @@ def track_run(
         params: `Params.flat()`.
         tags: more labels, besides git's and dvc.lock's. Of `replenish_run_id` an earlier value
             stays in `replenish_run_ids`, which lists all runs that this one was joined by.
+        nothing_to_do: is all up to date? Asked only where a finished run is remembered.
     """
     root = Path.cwd() if root is None else root
-    memory = run_memory(artifacts)
-    tracker = MlflowTracker(None, None, warn)
     uri = default_tracking_uri(root)
+    tracker = MlflowTracker(None, None, warn)
     joined: list[str] = []
+    finished = False
     try:
-        client, run = open_run(
-            uri,
-            EXPERIMENT,
-            "stages" if driver == "stage" else name,
-            memory.recall(params_digest),
-            artifact_root=root / "mlartifacts",
-        )
-        memory.keep(params_digest, run.info.run_id)
-        tracker = MlflowTracker(client, run, warn)
+        run_name = "stages" if driver == "stage" else name
+        client, run = _join_or_make(artifacts, params_digest, run_name, uri, root, nothing_to_do)
+        finished = run.info.status == "FINISHED"
+        tracker = MlflowTracker(None if finished else client, run, warn)
         joined = run.data.tags.get("replenish_run_ids", "").split()
     except Exception as error:
         warn(f"MLflow: the store cannot be opened ({first_line(error)}); going on without it")
+    if finished:
+        yield tracker
+        return
     tracker.params(params or {})
     labels = {"driver": driver, "params_digest": params_digest, **run_tags(root), **(tags or {})}
     if run_id := labels.get("replenish_run_id"):
@@ -361,7 +364,9 @@ def track_run(
         with system_metrics(uri, tracker.run_id) if tracker.run_id else nullcontext():
             yield tracker
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except Exception:
+        raise
+    except BaseException:  # Ctrl-C; or the flow was cancelled
         status = "KILLED"
         raise
     finally:
@@ -374,6 +379,36 @@ def track_run(
                 "MLflow: the record of this run has gaps, the results on disk have none; once "
                 f"MLflow answers, `replenish track --artifacts {artifacts}` sends what is missing"
             )
+
+
+def _join_or_make(
+    artifacts: Path,
+    params_digest: str,
+    name: str,
+    uri: str,
+    root: Path,
+    nothing_to_do: Callable[[], bool],
+) -> tuple[MlflowClient, Run]:
+    """Return the run of this work, at work; a finished one where there is nothing to do."""
+    memory = run_memory(artifacts)
+    known = memory.recall(params_digest)
+    client = MlflowClient(uri)
+    run = None if known is None else find_run(client, known)
+    if run is not None and run.info.status == "FINISHED" and nothing_to_do():
+        return client, run
+    goes_on = run is not None and run.info.status != "FINISHED"
+    mark, marked = ("", False) if goes_on else memory.claim(params_digest)
+    client, run = open_run(
+        uri,
+        EXPERIMENT,
+        name,
+        known,
+        artifact_root=root / "mlartifacts",
+        mark=mark,
+        marked=marked,
+    )
+    memory.keep(params_digest, run.info.run_id)
+    return client, run
 
 
 def _image_of(path: str) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from pipeline.diffusion import loop
 from pipeline.diffusion.bases import pool_base
 from pipeline.diffusion.checkpoints import load_state
 from pipeline.diffusion.curves import CHECK_COLUMNS
-from pipeline.diffusion.ema import find_recipe, power, rebuild
+from pipeline.diffusion.ema import PowerAverages, find_recipe, power, rebuild
 from pipeline.diffusion.fitting import make_objective
 from pipeline.diffusion.loop import (
     Course,
@@ -219,6 +219,45 @@ def test_a_killed_training_resumes_to_the_very_same_weights_and_curves(tmp_path,
         state = load_state(tmp_path)
         assert (state.numbers["step"] if state else None) == kept
     assert_same(train(tmp_path, params), expected, tmp_path, whole)
+
+
+@pytest.mark.parametrize("mode", ["plain", "augment", "lora"])
+def test_one_that_is_asked_to_stop_keeps_what_it_has_done(tmp_path, unbroken, monkeypatch, mode):
+    expected, whole = unbroken(mode)
+    params = settings(**MODES[mode])
+    draw, drawn = Objective.draw, []
+
+    def interrupted(self, images, labels, generator):
+        drawn.append(len(images))
+        if len(drawn) == 9:  # in the middle of a step, between two checkpoints
+            raise KeyboardInterrupt
+        return draw(self, images, labels, generator)
+
+    monkeypatch.setattr(Objective, "draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, params)
+    assert load_state(tmp_path).numbers["step"] == 8
+    assert_same(train(tmp_path, params), expected, tmp_path, whole)
+    assert len(drawn) == 9 + STEPS - 8
+
+
+def test_one_that_is_stopped_as_its_weights_change_goes_on_from_the_last_checkpoint(
+    tmp_path, unbroken, monkeypatch
+):
+    expected, whole = unbroken("plain")
+    update, updates = PowerAverages.update, []
+
+    def interrupted(self, step):
+        updates.append(step)
+        if len(updates) == 9:
+            raise KeyboardInterrupt
+        update(self, step)
+
+    monkeypatch.setattr(PowerAverages, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+    assert load_state(tmp_path).numbers["step"] == 5
+    assert_same(train(tmp_path), expected, tmp_path, whole)
 
 
 def test_the_modes_train_otherwise_than_the_plain_one(unbroken):

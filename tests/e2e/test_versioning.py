@@ -18,7 +18,8 @@ def repository(project):
         project.environment[f"GIT_{who}_NAME"] = "Ada"
         project.environment[f"GIT_{who}_EMAIL"] = "ada@example.org"
     project.environment["DVC_SITE_CACHE_DIR"] = str(project.folder.parent / "site")
-    (project.folder / ".gitignore").open("a").write("/.prefect/\n")
+    ignored = project.folder / ".gitignore"
+    ignored.write_text(ignored.read_text() + "/.prefect/\n")
     remote = project.folder.parent / "remote"
     project.run("dvc", "remote", "add", "--default", "folder", str(remote))
     commit(project, "first")

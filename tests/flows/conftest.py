@@ -40,9 +40,9 @@ class Project:
         self.root = root
         self.ran = []
         self.failures = {}
-        monkeypatch.setattr(module, "run_stage", self.run_stage)
+        monkeypatch.setattr(module, "run_stage_at", self.run_stage_at)
 
-    def run_stage(self, name, params, artifacts, tracker, *, force=False):
+    def run_stage_at(self, name, params, place, tracker, *, force=False):
         self.ran.append((name, params, force))
         with tracker.stage(name):
             waiting = self.failures.get(name, [])
@@ -50,7 +50,7 @@ class Project:
                 raise waiting.pop(0)
             tracker.note(f"{name}: [up] to date")
             tracker.progress(name, 1, 1, "images")
-            folder = artifacts / name
+            folder = place.folder / name
             folder.mkdir(parents=True, exist_ok=True)
             if name == "evaluate":
                 write_json(folder / "verdict.json", VERDICT)
