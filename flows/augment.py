@@ -27,7 +27,7 @@ from flows.workers import check_workers, lent_workers
 from pipeline.errors import InputError, StageError
 from pipeline.params import Params, StageName, load_params
 from pipeline.stages import STAGES
-from pipeline.stages.running import run_stage_at
+from pipeline.stages.running import run_stage_at, stale_stages
 from pipeline.storage.artifacts import Artifacts, mirror_folder, open_artifacts
 from pipeline.storage.locations import is_url, open_location
 from pipeline.tracking.facts import log_results, outcome_lines, read_verdict
@@ -107,6 +107,7 @@ def _run_all(params: Params, place: Artifacts, force: bool, mlflow: bool) -> dic
         mlflow_name=str(flow_run.name or "augment"),
         prefect_run_id=run_id,
         tags={"prefect_flow_run_id": run_id, **sweep_tags(flow_run.tags)},
+        nothing_to_do=lambda: not (force or stale_stages(params, artifacts)),
     ) as session:
         _label(run_id, session)
         check_workers(params.execution, logger.warning)

@@ -132,7 +132,7 @@ def run(
         return
     with (
         open_artifacts(artifacts, cache) as place,
-        _tracker(settings, place.folder, "run", "run", mlflow) as (tracker, seconds),
+        _tracker(settings, place.folder, "run", "run", mlflow, force) as (tracker, seconds),
     ):
         for name in SECTIONS:
             run_stage_at(name, settings, place, tracker, force=force)
@@ -166,7 +166,7 @@ def _run_one(
 
     with (
         open_artifacts(where, cache) as place,
-        _tracker(settings, place.folder, name, "stage", mlflow) as (tracker, _),
+        _tracker(settings, place.folder, name, "stage", mlflow, force) as (tracker, _),
     ):
         run_stage_at(name, settings, place, tracker, force=force)
         if name == SECTIONS[-1]:
@@ -439,7 +439,9 @@ def _tracker(
     name: str,
     driver: Literal["run", "stage"],
     mlflow: bool,
+    force: bool = False,
 ) -> "Iterator[tuple[Tracker, dict[str, float]]]":
+    from pipeline.stages.running import stale_stages
     from pipeline.team import join_team
     from pipeline.tracking.console import ConsoleTracker
     from pipeline.tracking.session import record_run
@@ -459,6 +461,7 @@ def _tracker(
                 speakers=(console,),
                 warn=console.note,
                 mlflow=mlflow,
+                nothing_to_do=lambda: not (force or stale_stages(params, artifacts)),
             ) as session,
         ):
             yield session.tracker, session.seconds

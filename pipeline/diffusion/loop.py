@@ -170,8 +170,14 @@ def train_generator(
                 if team.leads:
                     run.check(step, heldout, examine, draw_sheet)
                 checks = run.curves.checks
-                run.stopped = team.agree(should_stop(checks, course.copy_limit, course.patience_checks))
-            if (step % params.checkpoint_every_steps == 0 or run.stopped) and team.leads and not last:
+                run.stopped = team.agree(
+                    should_stop(checks, course.copy_limit, course.patience_checks)
+                )
+            if (
+                (step % params.checkpoint_every_steps == 0 or run.stopped)
+                and team.leads
+                and not last
+            ):
                 run.keep(step)
             tracker.progress(course.task, step, step if run.stopped else course.steps, "steps")
     if not team.leads:

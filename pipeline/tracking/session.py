@@ -52,6 +52,7 @@ def record_run(
     prefect_run_id: str = "",
     tags: Mapping[str, str] | None = None,
     logs: Path = LOGS,
+    nothing_to_do: Callable[[], bool] = lambda: False,
 ) -> Iterator[Session]:
     """Record a run while the body works; processes that the body starts inherit its id.
 
@@ -67,6 +68,7 @@ def record_run(
         prefect_run_id: of the flow run, if there is one.
         tags: more labels of the MLflow run.
         logs: folder of the logs, the index and the metrics file.
+        nothing_to_do: is all up to date? A finished MLflow run stays the one of this work then.
 
     Raises:
         InputError: REPLENISH_RUN_ID is no run id.
@@ -96,6 +98,7 @@ def record_run(
                     driver,
                     warn=tell,
                     tags={"replenish_run_id": run_id, **(tags or {})},
+                    nothing_to_do=nothing_to_do,
                 )
             )
             trackers.append(recorded)

@@ -8,7 +8,7 @@ import time
 import pytest
 from tracking.full_run import write_sheet
 
-from pipeline.tracking.memory import run_memory
+from pipeline.tracking.memory import RunMemory, run_memory
 from pipeline.tracking.mlflow import MlflowClient, default_tracking_uri, open_run
 from pipeline.tracking.recording import MlflowTracker, track_run
 
@@ -91,7 +91,8 @@ def test_each_arm_is_one_child_run_also_when_it_is_said_again_in_a_resumed_run(b
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")]
+    ("error", "status"),
+    [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")],
 )
 def test_how_a_run_ended_is_its_status_and_it_is_joined_again(begin, root, error, status):
     def work(tracker):
@@ -115,6 +116,37 @@ def test_other_params_and_a_finished_run_begin_a_new_one(begin):
     with begin() as second, begin("f" * 64) as third:
         pass
     assert len({first.run_id, second.run_id, third.run_id}) == 3
+
+
+def test_a_finished_run_stays_the_one_of_its_work_while_there_is_nothing_to_do(
+    begin, root, warnings
+):
+    with begin() as first:
+        first.metrics({"train/seconds": 30.0})
+    with begin(nothing_to_do=lambda: True) as again:
+        again.metrics({"train/seconds": 0.1})
+        again.tags({"driver": "other"})
+    assert again.run_id == first.run_id
+    _, run = read(root, first.run_id)
+    assert (run.data.metrics["train/seconds"], run.data.tags["driver"]) == (30.0, "run")
+    assert run.info.status == "FINISHED"
+    assert warnings == []
+
+
+def test_a_run_that_was_made_and_not_kept_is_found_by_its_mark(begin, root, monkeypatch):
+    def killed(self, params_digest, run_id):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunMemory, "keep", killed)
+        with begin():
+            pass
+    with begin() as second:
+        pass
+    client, run = read(root, second.run_id)
+    (only,) = client.search_runs([run.info.experiment_id])
+    assert only.info.run_id == second.run_id
+    assert only.info.status == "FINISHED"
 
 
 def test_stages_run_one_by_one_share_a_run_that_the_report_ends(begin, root):
