@@ -71,7 +71,9 @@ class PrefectCarrier:
         with _answered(self.client):
             try:
                 found = self.client.read_workers_for_work_pool(self.pool)
-            except ObjectNotFound:
+            except PrefectHTTPStatusError as error:
+                if error.response.status_code != 404:
+                    raise
                 raise InputError(
                     f"execution.work_pool = {self.pool}: the Prefect server at "
                     f"{self.client.api_url} has no such work pool; make it with `replenish "

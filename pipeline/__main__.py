@@ -5,6 +5,7 @@ Only what a command needs is imported, when it runs. Exit status: 0 done, 1 the 
 """
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -474,6 +475,8 @@ def main() -> NoReturn:
     # Read by OpenMP when torch is loaded, which the commands do. Threads that wait without spinning
     # do not starve when cores are shared: five times faster then, and no slower alone.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Whoever ends it kindly (a container's stop, a cluster, `kill`) is answered like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except (InputError, StageError) as error:

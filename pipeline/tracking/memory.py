@@ -6,9 +6,13 @@ It lets stages that are run one by one, as DVC does, and a run repeated after a 
 import json
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from pipeline.folders import WORK, write_json
 
@@ -57,6 +61,25 @@ class RunMemory:
         except OSError:
             pass
         return mark, False
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Keep others from recording to the folder's run in the body; say whether that is so.
+
+        The lock is the system's, so it ends with its process, however that ends. A folder that
+        cannot be written is left to the stages to report.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path.with_suffix(".lock")).acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        except OSError:
+            yield True
+            return
+        with lock:
+            yield True
 
     def _told(self) -> dict[str, Any]:
         try:

@@ -324,7 +324,8 @@ def track_run(
     killed, it failed, or its stages are run one by one. With the driver `stage` the run is ended
     only by the stage `report`, the last; before that it stays RUNNING for the next stage to join.
     A run that finished is joined by one that has nothing to do, which writes nothing: the command
-    is given again, or was killed in its very last moment.
+    is given again, or was killed in its very last moment. Of two at once in one folder the second
+    is not recorded.
 
     Args:
         artifacts: the artifacts folder.
@@ -339,6 +340,31 @@ def track_run(
         nothing_to_do: is all up to date? Asked only where a finished run is remembered.
     """
     root = Path.cwd() if root is None else root
+    with run_memory(artifacts).held() as mine:
+        if not mine:
+            # The stages' locks are about to refuse it; the other one's record must not suffer.
+            warn(f"MLflow: another run is at work in {artifacts}; this one is not recorded")
+            yield MlflowTracker(None, None, warn)
+            return
+        with _recorded(
+            artifacts, params_digest, name, driver, warn, root, params, tags, nothing_to_do
+        ) as tracker:
+            yield tracker
+
+
+@contextmanager
+def _recorded(
+    artifacts: Path,
+    params_digest: str,
+    name: str,
+    driver: Driver,
+    warn: Callable[[str], None],
+    root: Path,
+    params: Mapping[str, Scalar] | None,
+    tags: Mapping[str, str] | None,
+    nothing_to_do: Callable[[], bool],
+) -> Iterator[MlflowTracker]:
+    """Do what `track_run` says, for the only process that records to the folder's run."""
     uri = default_tracking_uri(root)
     tracker = MlflowTracker(None, None, warn)
     joined: list[str] = []

@@ -113,9 +113,25 @@ def test_how_a_run_ended_is_its_status_and_it_is_joined_again(begin, root, error
 def test_other_params_and_a_finished_run_begin_a_new_one(begin):
     with begin() as first:
         pass
-    with begin() as second, begin("f" * 64) as third:
+    with begin() as second:
         pass
+    with begin("f" * 64) as third:
+        pass
+    assert "" not in (first.run_id, second.run_id, third.run_id)
     assert len({first.run_id, second.run_id, third.run_id}) == 3
+
+
+def test_of_two_at_once_in_a_folder_the_second_leaves_the_record_alone(begin, root, warnings):
+    with begin() as first:
+        with begin(name="report", driver="stage") as second:  # it would end the run
+            second.tags({"driver": "other"})
+        client, run = read(root, first.run_id)
+        assert (run.info.status, run.data.tags["driver"]) == ("RUNNING", "run")
+    assert second.run_id == ""
+    assert warnings == [
+        f"MLflow: another run is at work in {root / 'artifacts'}; this one is not recorded"
+    ]
+    assert client.get_run(first.run_id).info.status == "FINISHED"
 
 
 def test_a_finished_run_stays_the_one_of_its_work_while_there_is_nothing_to_do(

@@ -1,0 +1,88 @@
+"""A driver that is killed while workers elsewhere have its shards: another goes on from there."""
+
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+from synthesis.test_leasing import QUICK, Threads, images_of, plan
+
+from pipeline.synthesis.leasing import LeasingExecutor, Seen
+from pipeline.synthesis.shards import Shard, read_shard
+
+pytestmark = pytest.mark.faults
+
+
+class Service(Threads):
+    """Keeps the leases of all drivers, as a Prefect server does: a key that it knows is joined.
+
+    The first lease is done at once; the others begin when a second driver has joined one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.go = Event()
+        self.sent: set[str] = set()
+        self.joined: list[str] = []
+
+    def submit(self, lease, key):
+        if key in self.sent:
+            self.joined.append(lease.id)
+            self.go.set()
+            return self.seen[lease.id].state in ("waiting", "running")
+        self.sent.add(key)
+        return super().submit(lease, key)
+
+    def _work(self, lease, trouble):
+        if lease.id != self.submitted[0].id:
+            assert self.go.wait(60)
+        if self.seen[lease.id].state == "waiting":  # it did not die meanwhile
+            super()._work(lease, trouble)
+
+    @property
+    def given(self) -> list[Shard]:
+        return [shard for lease in self.submitted for shard in lease.shards]
+
+
+def lose_driver(folder: Path, service: Service):
+    """Start a driver and drop it once the first shard is there and other leases are out."""
+    executor = LeasingExecutor(service, folder, [].append, 2, QUICK)
+    running = executor.run(plan(8))
+    next(running)
+    assert len(service.submitted) == 4
+    return running  # kept, so that it neither cancels nor closes anything: it is dead
+
+
+def go_on(folder: Path, service: Service) -> None:
+    """Let a new driver end the work, and check that every shard is as it should be."""
+    notes: list[str] = []
+    list(LeasingExecutor(service, folder, notes.append, 2, QUICK).run(plan(8)))
+    assert notes == []
+    for shard in plan(8):
+        assert np.array_equal(read_shard(folder, shard), images_of(shard))
+
+
+def test_leases_that_are_at_work_are_joined_and_no_shard_is_drawn_twice(tmp_path: Path) -> None:
+    service = Service(tmp_path)
+    dead = lose_driver(tmp_path, service)
+    go_on(tmp_path, service)
+    assert {lease.id for lease in service.submitted[1:]} <= set(service.joined)
+    assert sorted(service.given, key=lambda one: one.number) == plan(8)
+    dead.close()
+
+
+@pytest.mark.parametrize("how", ["lost", "failed"])
+def test_leases_that_died_with_it_are_sent_again(tmp_path: Path, how: str) -> None:
+    service = Service(tmp_path)
+    dead = lose_driver(tmp_path, service)
+    died = [lease for lease in service.submitted if service.seen[lease.id].state == "waiting"]
+    assert died
+    for lease in died:
+        service.seen[lease.id] = Seen(how, "its machine went down")
+    go_on(tmp_path, service)
+    again = [lease for lease in service.submitted if lease.id not in {one.id for one in died}]
+    assert {shard for lease in died for shard in lease.shards} <= {
+        shard for lease in again for shard in lease.shards
+    }
+    assert {one.id for one in died} <= set(service.joined)
+    dead.close()
