@@ -58,6 +58,7 @@ __all__ = [
     "local_tracking_uri",
     "open_experiment",
     "open_run",
+    "project_folder",
     "save_model",
     "system_metrics",
 ]
@@ -68,9 +69,18 @@ SYSTEM_PAUSE_SECONDS = 30.0  # after a call that failed
 SYSTEM_END_SECONDS = 5.0  # that the end of a run waits for the last sample
 
 
+def project_folder(root: Path) -> Path:
+    """Return the folder that keeps mlflow.db: `root`, or the project that DVC copied it from.
+
+    DVC runs the experiments of `--temp` and `--queue` in copies under `.dvc/tmp`, which go away.
+    """
+    copied = (above.parent for above in root.absolute().parents if above.name == ".dvc")
+    return next(copied, root)
+
+
 def default_tracking_uri(root: Path) -> str:
-    """Return MLFLOW_TRACKING_URI, or else the address of `mlflow.db` in `root`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(root)
+    """Return MLFLOW_TRACKING_URI, or else the address of `mlflow.db` in the project of `root`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(project_folder(root))
 
 
 def local_tracking_uri(root: Path) -> str:

@@ -30,6 +30,7 @@ from pipeline.tracking.mlflow import (
     default_tracking_uri,
     find_run,
     open_run,
+    project_folder,
     save_model,
     system_metrics,
 )
@@ -429,7 +430,7 @@ def _join_or_make(
         EXPERIMENT,
         name,
         known,
-        artifact_root=root / "mlartifacts",
+        artifact_root=project_folder(root) / "mlartifacts",
         mark=mark,
         marked=marked,
     )

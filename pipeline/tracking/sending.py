@@ -21,6 +21,7 @@ from pipeline.tracking.mlflow import (
     default_tracking_uri,
     find_run,
     open_experiment,
+    project_folder,
 )
 from pipeline.tracking.recording import EXPERIMENT, MlflowTracker, first_line
 from pipeline.tracking.secrets import without_secrets
@@ -76,7 +77,7 @@ def send_results(artifacts: Path, root: Path | None = None) -> Sent:
     uri = default_tracking_uri(root)
     try:
         client = MlflowClient(uri)
-        experiment = open_experiment(client, uri, EXPERIMENT, root / "mlartifacts")
+        experiment = open_experiment(client, uri, EXPERIMENT, project_folder(root) / "mlartifacts")
         run = _find(client, experiment, artifacts, found)
         made = run is None
         if run is None:

@@ -153,14 +153,10 @@ def test_pictures_are_drawn_and_a_model_is_got_by_its_name(published):
 def test_experiments_here_in_the_queue_and_apart_meet_in_one_mlflow(published):
     project, _ = published
     before = mlflow_runs(project)
-    project.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{project.folder / 'mlflow.db'}"
-    try:
-        experiment(project, "apart", "--temp")
-        experiment(project, "queued", "--queue")
-        project.run("dvc", "exp", "run", "--run-all")
-        experiment(project, "here")
-    finally:
-        del project.environment["MLFLOW_TRACKING_URI"]
+    experiment(project, "apart", "--temp")
+    experiment(project, "queued", "--queue")
+    project.run("dvc", "exp", "run", "--run-all")
+    experiment(project, "here")
     new = [run for key, run in mlflow_runs(project).items() if key not in before]
     assert sorted(run["name"] for run in new) == ["apart", "here", "queued"]
     assert [run["status"] for run in new] == ["FINISHED"] * 3

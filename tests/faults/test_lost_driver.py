@@ -8,7 +8,7 @@ import pytest
 from synthesis.test_leasing import QUICK, Threads, images_of, plan
 
 from pipeline.synthesis.leasing import LeasingExecutor, Seen
-from pipeline.synthesis.shards import Shard, read_shard
+from pipeline.synthesis.shards import read_shard
 
 pytestmark = pytest.mark.faults
 
@@ -39,16 +39,13 @@ class Service(Threads):
         if self.seen[lease.id].state == "waiting":  # it did not die meanwhile
             super()._work(lease, trouble)
 
-    @property
-    def given(self) -> list[Shard]:
-        return [shard for lease in self.submitted for shard in lease.shards]
-
 
 def lose_driver(folder: Path, service: Service):
-    """Start a driver and drop it once the first shard is there and other leases are out."""
+    """Start a driver and drop it once the first lease is done and the three others are out."""
     executor = LeasingExecutor(service, folder, [].append, 2, QUICK)
     running = executor.run(plan(8))
     next(running)
+    service.threads[0].join()
     assert len(service.submitted) == 4
     return running  # kept, so that it neither cancels nor closes anything: it is dead
 
@@ -62,12 +59,14 @@ def go_on(folder: Path, service: Service) -> None:
         assert np.array_equal(read_shard(folder, shard), images_of(shard))
 
 
-def test_leases_that_are_at_work_are_joined_and_no_shard_is_drawn_twice(tmp_path: Path) -> None:
+def test_leases_that_are_at_work_are_joined_and_not_sent_again(tmp_path: Path) -> None:
     service = Service(tmp_path)
     dead = lose_driver(tmp_path, service)
     go_on(tmp_path, service)
-    assert {lease.id for lease in service.submitted[1:]} <= set(service.joined)
-    assert sorted(service.given, key=lambda one: one.number) == plan(8)
+    # A lease that is slow by chance may be handed out twice; the first four are all there is.
+    assert service.joined == [lease.id for lease in service.submitted[1:4]]
+    given = [shard for lease in service.submitted[:4] for shard in lease.shards]
+    assert given == plan(8)
     dead.close()
 
 
@@ -76,13 +75,11 @@ def test_leases_that_died_with_it_are_sent_again(tmp_path: Path, how: str) -> No
     service = Service(tmp_path)
     dead = lose_driver(tmp_path, service)
     died = [lease for lease in service.submitted if service.seen[lease.id].state == "waiting"]
-    assert died
+    assert len(died) == 3
     for lease in died:
         service.seen[lease.id] = Seen(how, "its machine went down")
     go_on(tmp_path, service)
-    again = [lease for lease in service.submitted if lease.id not in {one.id for one in died}]
-    assert {shard for lease in died for shard in lease.shards} <= {
-        shard for lease in again for shard in lease.shards
-    }
-    assert {one.id for one in died} <= set(service.joined)
+    again = [shard for lease in service.submitted[4:] for shard in lease.shards]
+    assert set(again) == set(plan(8)[2:])
+    assert service.joined == [lease.id for lease in died]
     dead.close()
