@@ -25,6 +25,7 @@ from pipeline.export.command import (
     keygen_command,
 )
 from pipeline.params import SECTIONS, Params, StageName, load_params
+from pipeline.processes import end_with_launcher
 from pipeline.readers.command import CHECK_EXAMPLE, check_command
 from pipeline.storage.command import FETCH_EXAMPLE, SEND_EXAMPLE, fetch_command, send_command
 
@@ -475,6 +476,7 @@ def main() -> NoReturn:
     # Read by OpenMP when torch is loaded, which the commands do. Threads that wait without spinning
     # do not starve when cores are shared: five times faster then, and no slower alone.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    end_with_launcher()
     # Whoever ends it kindly (a container's stop, a cluster, `kill`) is answered like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

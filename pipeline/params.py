@@ -93,6 +93,13 @@ class Execution(_Frozen):
         description="who samples: threads of this process, processes that stay warm (one a GPU), "
         "Prefect workers of a pool, or a Ray cluster; the last two in flows alone",
     )
+    train_processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="processes of this machine that train together, by `accelerate launch`; one a "
+        "GPU",
+    )
     work_pool: str = Field(
         "replenish-gpu",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",

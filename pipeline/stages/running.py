@@ -10,6 +10,7 @@ from pipeline.folders import read_manifest
 from pipeline.params import SECTIONS, Params, Section, StageName
 from pipeline.stages import STAGES, stage_module
 from pipeline.stages.contract import Inputs, Stage, Summary
+from pipeline.stages.launching import is_launched, launch_together
 from pipeline.storage.artifacts import Artifacts
 from pipeline.storage.locations import is_url, open_location
 from pipeline.storage.mirror import outline_stage
@@ -26,7 +27,12 @@ def run_stage(
         StageError: likewise.
     """
     inputs, out = _folders(name, artifacts)
-    return load_stage(name)(getattr(params, name), inputs, out, tracker, force=force)
+    section, stage = getattr(params, name), load_stage(name)
+    several = stage.together and section.execution.train_processes > 1 and not is_launched()
+    if several and (force or not stage.is_current(section, inputs, out)):
+        launch_together(name, params, artifacts.absolute(), tracker, force=force)
+        force = False  # they have done it: what follows finds the folder, and tells of it
+    return stage(section, inputs, out, tracker, force=force)
 
 
 def run_stage_at(

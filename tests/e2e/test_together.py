@@ -193,6 +193,60 @@ def test_a_base_is_pretrained_and_adapted_together(place):
     assert names == found[0].keys()
 
 
+def test_a_run_starts_its_processes_itself(place, both):
+    place.prepare("launched")
+    place.stage("pretrain", "launched", place.alone)
+    two = ("--set", "execution.train_processes=2")
+    done = place.stage("train", "launched", place.alone, *two)
+    said = done.stdout + done.stderr
+    assert "train: 2 processes train together" in said
+    assert read_manifest(place.folder / "launched" / "train") == read_manifest(both[1] / "train")
+    left = [path.name for path in (place.folder / "launched/.work").rglob("*") if path.is_file()]
+    assert set(left) <= {"pretrain.lock", "train.lock"}
+    again = place.stage("train", "launched", place.alone, *two)
+    assert "processes train together" not in again.stdout + again.stderr
+
+
+def test_an_error_of_launched_processes_is_the_runs_own(place):
+    place.prepare("wrong")
+    done = place.run(
+        [
+            *place.alone("train", "--no-mlflow", "--artifacts", "wrong"),
+            *("--set", "execution.train_processes=2"),
+        ]
+    )
+    assert done.returncode == 2
+    assert "error: train: needs the finished folder of `pretrain`" in done.stderr
+
+
+def test_launched_processes_end_with_the_run_that_was_killed(place):
+    place.prepare("orphans")
+    place.stage("pretrain", "orphans", place.alone)
+    running = subprocess.Popen(
+        [
+            *place.alone("train", "--no-mlflow", "--artifacts", "orphans"),
+            *("--set", "execution.train_processes=2", "--set", "train.steps=100000"),
+            *("--set", "train.checkpoint_every_steps=2"),
+        ],
+        cwd=place.folder,
+        env=place.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not list((place.folder / "orphans/.work/train").glob("*/state.safetensors")):
+        assert running.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint appeared"
+        time.sleep(0.01)
+    members = psutil.Process(running.pid).children(recursive=True)
+    running.kill()
+    running.wait()
+    assert len(members) >= 3
+    _, alive = psutil.wait_procs(members, timeout=60)
+    assert alive == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
