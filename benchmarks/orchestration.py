@@ -99,6 +99,7 @@ def _workers(folder: Path, environment: dict[str, str], shards: int, turns: int)
     from pipeline.synthesis.job_files import write_job
     from pipeline.synthesis.leasing import LeasingExecutor
     from pipeline.synthesis.shards import Shard
+    from pipeline.synthesis.spaces import FolderSpace
 
     job = _job(folder)
     plan = [Shard(0, number, IMAGES) for number in range(shards)]
@@ -112,8 +113,11 @@ def _workers(folder: Path, environment: dict[str, str], shards: int, turns: int)
         leased = folder / f"workers-{turn}"
         write_job(leased, job)
         start = perf_counter()
-        carrier = PrefectCarrier(POOL, leased, get_client(sync_client=True))
-        with LeasingExecutor(carrier, leased, lambda line: typer.echo(line, err=True)) as executor:
+        carrier = PrefectCarrier(POOL, str(leased), get_client(sync_client=True))
+        space = FolderSpace(leased)
+        with LeasingExecutor(
+            carrier, leased, space, lambda line: typer.echo(line, err=True)
+        ) as executor:
             done = list(executor.run(plan))
         seconds["workers"].append(perf_counter() - start)
         for shard in plan:
@@ -131,6 +135,10 @@ def _workers(folder: Path, environment: dict[str, str], shards: int, turns: int)
         "worker_throughput_ratio": plain_seconds / leased_seconds,
         "seconds_a_shard": max(0.0, leased_seconds - plain_seconds) * WORKERS / shards,
     }
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _job(folder: Path) -> Any:
@@ -151,10 +159,10 @@ def _job(folder: Path) -> Any:
 
 def _plain_processes(job: Path, plan: list[Any], folder: Path, environment: dict[str, str]) -> None:
     code = (
-        "import sys; from pathlib import Path; "
+        "import sys; "
         "from pipeline.synthesis.lease_worker import do_lease; "
         "from pipeline.synthesis.shards import Shard; "
-        f"do_lease(Path(sys.argv[1]), [Shard(0, int(n), {IMAGES}) for n in sys.argv[3:]], "
+        f"do_lease(sys.argv[1], [Shard(0, int(n), {IMAGES}) for n in sys.argv[3:]], "
         "sys.argv[2])"
     )
     running = []

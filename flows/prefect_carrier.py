@@ -24,10 +24,10 @@ from prefect.runtime import task_run
 from prefect.states import Cancelling, Crashed
 
 from flows.shards import GENERATE_SHARD
+from flows.shared_space import publish_job
 from pipeline.errors import InputError, StageError
 from pipeline.params import Execution
 from pipeline.synthesis.dispatch import Lease
-from pipeline.synthesis.job_files import write_job
 from pipeline.synthesis.jobs import ShardJob
 from pipeline.synthesis.leasing import LeasingExecutor, Patience, Seen
 from pipeline.tracking.identity import inherited_run
@@ -51,12 +51,12 @@ class PrefectCarrier:
 
     Attributes:
         pool: name of the work pool.
-        job: folder of the job and its shards.
+        job: folder or URL of the job and its shards.
         client: of the Prefect server.
     """
 
     pool: str
-    job: Path
+    job: str
     client: SyncPrefectClient
     _deployment: UUID | None = None
     _runs: dict[str, UUID] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class PrefectCarrier:
             run = self.client.create_flow_run_from_deployment(
                 deployment,
                 parameters={
-                    "job": str(self.job),
+                    "job": self.job,
                     "shards": [[s.label, s.number, s.size, s.recipe] for s in lease.shards],
                     "lease": lease.id,
                     "run_id": _run_id(),
@@ -166,7 +166,7 @@ def online_workers(pool: str) -> int:
         InputError: there is no such pool, or no deployment of `generate-shard` uses it.
     """
     with get_client(sync_client=True) as client:
-        carrier = PrefectCarrier(pool, Path(), client)
+        carrier = PrefectCarrier(pool, "", client)
         found = carrier.workers()
         carrier.find_deployment()
     return found
@@ -181,11 +181,11 @@ def prefect_executor(
         InputError: there is no such work pool, or no server.
     """
     folder = folder.absolute()
-    write_job(folder, job)
-    carrier = PrefectCarrier(execution.work_pool, folder, get_client(sync_client=True))
+    space = publish_job(job, folder, execution)
+    carrier = PrefectCarrier(execution.work_pool, space.where, get_client(sync_client=True))
     carrier.workers()  # a pool that does not exist is refused before any work
     patience = Patience(silent_seconds=execution.silent_seconds)
-    return LeasingExecutor(carrier, folder, tracker.note, execution.workers, patience)
+    return LeasingExecutor(carrier, folder, space, tracker.note, execution.workers, patience)
 
 
 def _seen(run: FlowRun) -> Seen:

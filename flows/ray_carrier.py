@@ -23,10 +23,10 @@ except ImportError as error:
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from flows.shared_space import publish_job
 from pipeline.errors import InputError, StageError
 from pipeline.params import Execution
 from pipeline.synthesis.dispatch import Lease
-from pipeline.synthesis.job_files import write_job
 from pipeline.synthesis.jobs import ShardJob
 from pipeline.synthesis.lease_worker import do_lease
 from pipeline.synthesis.leasing import LeasingExecutor, Patience, Seen
@@ -38,18 +38,18 @@ from pipeline.tracking.tracker import Tracker
 @task(name="generate-shard", cache_policy=NO_CACHE, log_prints=False)
 def draw_lease(job: str, shards: list[list[int]], lease: str, run_id: str) -> int:
     """Draw the shards of a lease, on a worker of the cluster."""
-    do_lease(Path(job), [Shard(*one) for one in shards], lease, run_id)
+    do_lease(job, [Shard(*one) for one in shards], lease, run_id)
     return len(shards)
 
 
 class RayCarrier:
     """Carries leases; see `pipeline.synthesis.leasing.Carrier`."""
 
-    def __init__(self, job: Path, address: str | None, device: str, workers: int) -> None:
+    def __init__(self, job: str, address: str | None, device: str, workers: int) -> None:
         """Connect to a cluster, or start one on this machine.
 
         Args:
-            job: folder of the job and its shards, under the same path on every machine.
+            job: folder, under the same path on every machine, or URL of the job and its shards.
             address: of a cluster; None starts one.
             device: auto, cpu or cuda; each lease takes a GPU where the cluster has some.
             workers: processors of a cluster that is started here; 0 = all.
@@ -88,7 +88,7 @@ class RayCarrier:
     def submit(self, lease: Lease, key: str) -> bool:
         """Submit a lease as a task that takes one processor, or one GPU."""
         parameters = {
-            "job": str(self._job),
+            "job": self._job,
             "shards": [[s.label, s.number, s.size, s.recipe] for s in lease.shards],
             "lease": lease.id,
             "run_id": run[0] if (run := inherited_run()) else "",
@@ -140,10 +140,10 @@ def ray_executor(
         InputError: no such cluster, or it has no GPU although one is asked for.
     """
     folder = folder.absolute()
-    write_job(folder, job)
-    carrier = RayCarrier(folder, execution.ray_address, execution.device, execution.workers)
+    space = publish_job(job, folder, execution)
+    carrier = RayCarrier(space.where, execution.ray_address, execution.device, execution.workers)
     patience = Patience(silent_seconds=execution.silent_seconds)
-    return LeasingExecutor(carrier, folder, tracker.note, execution.workers, patience)
+    return LeasingExecutor(carrier, folder, space, tracker.note, execution.workers, patience)
 
 
 def _outcome(ref: Any) -> Seen:

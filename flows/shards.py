@@ -6,7 +6,6 @@ The flow that synthesizes sends it; it draws into the folder that both share. On
     CUDA_VISIBLE_DEVICES=1 prefect worker start --pool replenish-gpu --limit 1
 """
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger
@@ -57,7 +56,7 @@ def generate_shard(
     need to.
 
     Args:
-        job: folder of the job and its shards, which this worker shares with the run that sends it.
+        job: folder or URL of the job and its shards, shared with the run that sends it.
         shards: class, number, images and recipe of each.
         lease: id that the beats of this run are known by.
         run_id: of the run that sends them.
@@ -67,7 +66,7 @@ def generate_shard(
     logger.info("%d shards, from %s on, into %s", len(wanted), wanted[0].name, job)
     # A returned state carries the message alone: an error of the user's needs no traceback.
     try:
-        do_lease(Path(job), wanted, lease, run_id)
+        do_lease(job, wanted, lease, run_id)
     except (InputError, StageError) as error:
         return Failed(message=str(error), data=error)
     return len(wanted)

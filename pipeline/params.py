@@ -105,6 +105,12 @@ class Execution(_Frozen):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="Prefect work pool whose workers sample, for backend = prefect",
     )
+    shared_url: str | None = Field(
+        None,
+        min_length=1,
+        description="URL where workers of prefect or ray leave their shards (s3://bucket/shards); "
+        "null = the artifacts folder, which they then need under the same path",
+    )
     silent_seconds: float = Field(
         60.0,
         ge=10.0,

@@ -314,7 +314,11 @@ def _work(
 
 
 def draw_shards(
-    worker: ShardWorker, shards: Sequence[Shard], folder: Path, wanted: Callable[[], bool]
+    worker: ShardWorker,
+    shards: Sequence[Shard],
+    folder: Path,
+    wanted: Callable[[], bool],
+    written: Callable[[Shard], None],
 ) -> None:
     """Draw and write those shards that are not there yet, on one processor thread.
 
@@ -323,6 +327,7 @@ def draw_shards(
         shards: to be drawn, in this order.
         folder: of the shards.
         wanted: is asked before each; are they wanted still?
+        written: is told each one that is on disk, on the thread that writes.
 
     Raises:
         Exception: what went wrong with a shard; those before it are written.
@@ -336,6 +341,11 @@ def draw_shards(
     def report(what: _Report) -> None:
         if isinstance(what, BaseException):
             errors.append(what)
+            return
+        try:
+            written(what)
+        except Exception as error:
+            errors.append(error)
 
     with torch_threads(1):
         _serve(take, worker, folder, report)

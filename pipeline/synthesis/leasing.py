@@ -1,11 +1,10 @@
 """Shards by workers elsewhere: the driver's side, whoever carries the leases to them.
 
-Workers share a folder with the driver. What is in it decides: a shard whose side-car stands is
-done, a lease whose beat changes is alive. What the carrier knows of its runs only makes it quicker
-to see that one has ended.
+Workers share a folder or a URL with the driver. What is there decides: a shard whose side-car
+stands is done, a lease whose beat changes is alive. What the carrier knows of its runs only makes
+it quicker to see that one has ended.
 """
 
-import os
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -17,13 +16,12 @@ from pipeline.errors import StageError
 from pipeline.folders import write_bytes
 from pipeline.synthesis.dispatch import Dispatch, Lease, Rules
 from pipeline.synthesis.shards import Shard, read_shard
+from pipeline.synthesis.spaces import Space
 from pipeline.tracking.shard_log import shard_log
 
-BEATS = "beats"
 BEAT_SECONDS = 5.0
 
 _RUN_ID = "run-id"
-_SIDECAR = ".sha256"
 _MOST_SHARDS = 64  # of a lease: what is lost with a worker
 _LEASES_EACH = 2  # for each worker: each costs its start, and what hangs is done twice anyway
 
@@ -100,6 +98,7 @@ class LeasingExecutor:
         self,
         carrier: Carrier,
         folder: Path,
+        space: Space,
         note: Callable[[str], None],
         workers: int = 0,
         patience: Patience | None = None,
@@ -108,12 +107,14 @@ class LeasingExecutor:
 
         Args:
             carrier: of the leases.
-            folder: of the shards, shared with the workers, with the job in it.
+            folder: of the shards, for who asked for them.
+            space: where the workers find the job and leave the shards.
             note: is told what people should know.
             workers: that leases are cut for; 0 asks the carrier.
             patience: how long what is waited for.
         """
         self._carrier, self._folder, self._note, self._workers = carrier, folder, note, workers
+        self._space = space
         self._patience = patience or Patience()
         self._beats: dict[str, bytes] = {}
         self._seen: dict[str, Seen] = {}
@@ -132,7 +133,7 @@ class LeasingExecutor:
         """
         if not shards:
             return
-        run_id = _run_id(self._folder)
+        run_id = run_id_of(self._folder)
         dispatch = Dispatch(shards, self._rules(len(shards)))
         for shard in shards:
             if read_shard(self._folder, shard) is not None and dispatch.done(shard):
@@ -169,9 +170,11 @@ class LeasingExecutor:
         """Return the executor."""
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        """Close the executor."""
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Close the executor; what is needed to go on stays where an error ends it."""
         self.close()
+        if kind is None:
+            self._try(self._space.clear)
 
     def _rules(self, shards: int) -> Rules:
         workers = self._workers or max(1, self._ask_workers())
@@ -190,17 +193,13 @@ class LeasingExecutor:
 
     def _news(self, dispatch: Dispatch, now: float) -> list[Shard]:
         """Return the shards that are new in the folder."""
-        try:
-            with os.scandir(self._folder) as listing:
-                names = {entry.name for entry in listing if entry.name.endswith(_SIDECAR)}
-        except OSError:
-            return []  # a share that is away for a moment
+        names = self._space.finished()
         news = []
         for lease in list(dispatch.out.values()):
             for shard in lease.shards:
-                if dispatch.is_done(shard) or f"{shard.name}{_SIDECAR}" not in names:
+                if dispatch.is_done(shard) or shard.name not in names:
                     continue
-                if read_shard(self._folder, shard) is not None:
+                if self._space.bring(shard):
                     dispatch.heard(lease.id, now)
                     if dispatch.done(shard):
                         news.append(shard)
@@ -208,7 +207,7 @@ class LeasingExecutor:
 
     def _look(self, dispatch: Dispatch, now: float) -> None:
         for lease_id in dispatch.out:
-            beat = _read_beat(self._folder, lease_id)
+            beat = self._space.beat(lease_id)
             if beat is not None and self._beats.get(lease_id) != beat:
                 self._beats[lease_id] = beat
                 dispatch.heard(lease_id, now)
@@ -305,14 +304,7 @@ class LeasingExecutor:
         return answer
 
 
-def _read_beat(folder: Path, lease_id: str) -> bytes | None:
-    try:
-        return (folder / BEATS / lease_id).read_bytes()
-    except OSError:
-        return None
-
-
-def _run_id(folder: Path) -> str:
+def run_id_of(folder: Path) -> str:
     """Return what tells these shards from those of another work folder; made once.
 
     A driver that goes on after a crash joins the leases that it sent before; one that begins anew,

@@ -13,10 +13,10 @@ from pipeline.synthesis.executors import ThreadExecutor
 from pipeline.synthesis.job_files import JOB, read_job, write_job
 from pipeline.synthesis.jobs import ShardJob
 from pipeline.synthesis.lease_worker import do_lease
-from pipeline.synthesis.leasing import BEATS
 from pipeline.synthesis.parents import Editing
 from pipeline.synthesis.recipes import Recipe
 from pipeline.synthesis.shards import Shard, read_shard
+from pipeline.synthesis.spaces import BEATS
 
 SETTINGS = SamplerSettings("dpmsolver++", 2, Guidance(1.5), times=(900, 1), spacing="karras")
 
@@ -100,8 +100,8 @@ def test_a_lease_gives_the_bits_of_an_executor_of_this_machine(tmp_path, recipe)
     with ThreadExecutor(job.start, here, 2) as executor:
         assert set(executor.run(shards)) == set(shards)
     write_job(there, job)
-    do_lease(there, shards[:4], "ab12")
-    do_lease(there, shards[2:], "ab13")
+    do_lease(str(there), shards[:4], "ab12")
+    do_lease(str(there), shards[2:], "ab13")
     for shard in shards:
         assert np.array_equal(read_shard(here, shard), read_shard(there, shard))
     assert sorted(path.name for path in (there / BEATS).iterdir()) == ["ab12", "ab13"]
@@ -111,11 +111,11 @@ def test_shards_of_another_job_are_refused(tmp_path, recipe):
     write_job(tmp_path, ShardJob((recipe,), 3, "cpu", shard_images=4))
     for shard in (Shard(0, 0, 5), Shard(0, 0, 4, recipe=1)):
         with pytest.raises(InputError, match="is no shard of this job"):
-            do_lease(tmp_path, [shard], "ab12")
+            do_lease(str(tmp_path), [shard], "ab12")
 
 
 def test_nothing_is_written_where_the_driver_has_cleared_up(tmp_path, recipe):
     gone = tmp_path / "gone"
     with pytest.raises(InputError, match="no job"):
-        do_lease(gone, [Shard(0, 0, 4)], "ab12")
+        do_lease(str(gone), [Shard(0, 0, 4)], "ab12")
     assert not gone.exists()

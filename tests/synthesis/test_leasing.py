@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError, StageError
-from pipeline.synthesis.leasing import BEATS, LeasingExecutor, Patience, Seen
+from pipeline.synthesis.leasing import LeasingExecutor, Patience, Seen
 from pipeline.synthesis.shards import Shard, read_shard, write_shard
+from pipeline.synthesis.spaces import BEATS, FolderSpace
 
 QUICK = Patience(poll_seconds=0.005, silent_seconds=0.3, workers_seconds=0.1, service_seconds=0.2)
 
@@ -97,7 +98,9 @@ class Threads:
 
 def run(folder, carrier, shards, workers=1, patience=QUICK, notes=None):
     said = [] if notes is None else notes
-    with LeasingExecutor(carrier, folder, said.append, workers, patience) as executor:
+    with LeasingExecutor(
+        carrier, folder, FolderSpace(folder), said.append, workers, patience
+    ) as executor:
         done = list(executor.run(shards))
     for shard in done:
         assert np.array_equal(read_shard(folder, shard), images_of(shard))
@@ -155,7 +158,7 @@ def test_a_shard_that_always_fails_ends_the_run_and_finished_ones_stay(tmp_path:
 
 def test_leases_of_a_run_that_ends_are_cancelled(tmp_path: Path) -> None:
     carrier = Threads(tmp_path, {1: "deaf"})
-    with LeasingExecutor(carrier, tmp_path, [].append, 1, QUICK) as executor:
+    with LeasingExecutor(carrier, tmp_path, FolderSpace(tmp_path), [].append, 1, QUICK) as executor:
         run = executor.run(plan(8))
         next(run)
         run.close()
