@@ -111,10 +111,10 @@ def _workers(folder: Path, environment: dict[str, str], shards: int, turns: int)
         _plain_processes(plain, plan, folder, environment)
         seconds["processes"].append(perf_counter() - start)
         leased = folder / f"workers-{turn}"
-        write_job(leased, job)
+        space = FolderSpace(leased)
+        space.publish(job)
         start = perf_counter()
         carrier = PrefectCarrier(POOL, str(leased), get_client(sync_client=True))
-        space = FolderSpace(leased)
         with LeasingExecutor(
             carrier, leased, space, lambda line: typer.echo(line, err=True)
         ) as executor:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from uuid import UUID
 
+import httpx
 import typer
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run, task_run
 from prefect.settings import get_current_settings
 from prefect.states import Failed
@@ -137,8 +139,11 @@ def _label(flow_run_id: str, session: Session) -> None:
         labels: dict[str, bool | int | float | str] = {"replenish.run_id": session.run_id}
         if session.mlflow_run_id:
             labels["replenish.mlflow_run_id"] = session.mlflow_run_id
-        with get_client(sync_client=True) as client:
-            client.update_flow_run_labels(UUID(flow_run_id), labels)
+        try:
+            with get_client(sync_client=True) as client:
+                client.update_flow_run_labels(UUID(flow_run_id), labels)
+        except (PrefectHTTPStatusError, httpx.HTTPError) as error:
+            get_run_logger().warning("the run has no labels in Prefect: %s", type(error).__name__)
 
 
 def sweep_tags(prefect_tags: Sequence[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from pipeline.folders import MANIFEST, WORK
 from pipeline.params import SECTIONS
 
-LOG_NAMES = "*-*.jsonl"
+LOG_NAMES = "[0-9]*T[0-9]*Z-*.jsonl"  # as pipeline.tracking.jsonlines names them
 _DEPTH = 4  # of artifacts folders below the one that was named: a sweep's points are at 2
 
 

@@ -1,5 +1,6 @@
 """What `make ui` starts: Prefect's server, MLflow's server, the bootstrap, a worker."""
 
+import base64
 import http.client
 import json
 import os
@@ -141,8 +142,11 @@ def check_ports(pages: tuple[Program, ...]) -> None:
 def _answers(address: str, body: bytes | None = None) -> bytes | None:
     # No proxy: the address is this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    headers = {"Content-Type": "application/json"}
+    if secret := os.environ.get("PREFECT_API_AUTH_STRING"):  # where the server asks who is there
+        headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
     request = urllib.request.Request(  # noqa: S310 - http on loopback
-        address, data=body, headers={"Content-Type": "application/json"}
+        address, data=body, headers=headers
     )
     try:
         with opener.open(request, timeout=5) as answer:

@@ -62,7 +62,7 @@ class PrefectCarrier:
     _runs: dict[str, UUID] = field(default_factory=dict)
 
     def workers(self) -> int:
-        """Return how many workers of the pool are online.
+        """Return how many workers of the pool are online; none where it is paused.
 
         Raises:
             InputError: there is no such pool.
@@ -70,10 +70,10 @@ class PrefectCarrier:
         """
         with _answered(self.client):
             try:
+                if self.client.read_work_pool(self.pool).is_paused:
+                    return 0
                 found = self.client.read_workers_for_work_pool(self.pool)
-            except PrefectHTTPStatusError as error:
-                if error.response.status_code != 404:
-                    raise
+            except ObjectNotFound:
                 raise InputError(
                     f"execution.work_pool = {self.pool}: the Prefect server at "
                     f"{self.client.api_url} has no such work pool; make it with `replenish "
@@ -132,8 +132,9 @@ class PrefectCarrier:
         """Return the error for people."""
         return StageError(
             f"synthesize: no worker of the work pool {self.pool!r} is online (waited "
-            f"{seconds:.0f} s); start one: prefect worker start --pool {self.pool} --limit 1, then "
-            "run the flow again: finished shards stay"
+            f"{seconds:.0f} s), or the pool is paused; start one: prefect worker start --pool "
+            f"{self.pool} --limit 1 (or: prefect work-pool resume {self.pool}), then run the flow "
+            "again: finished shards stay"
         )
 
     def close(self) -> None:

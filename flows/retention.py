@@ -12,8 +12,14 @@ from typing import Annotated, Any
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed
@@ -24,6 +30,8 @@ from pipeline.errors import InputError
 
 FLOWS = ("augment", "sweep", "generate-shard", "retention")
 _PAGE = 200  # the most that the server gives at once
+TAG = "replenish"  # of all deployments in prefect.yaml
+_ENDED = FlowRunFilterState(type=FlowRunFilterStateType(any_=sorted(TERMINAL_STATES)))
 
 KeepRuns = Annotated[int, Field(ge=1, le=100_000)]
 KeepDays = Annotated[int, Field(ge=1, le=36_500)]
@@ -85,6 +93,8 @@ def _old_flow_runs(keep_runs: int, before: datetime) -> list[Leftover]:
             while more:
                 page = client.read_flow_runs(
                     flow_filter=FlowFilter(name=FlowFilterName(any_=[name])),
+                    # Ended ones alone: those that a schedule has planned would count as newest.
+                    flow_run_filter=FlowRunFilter(state=_ENDED),
                     sort=FlowRunSort.EXPECTED_START_TIME_DESC,
                     limit=_PAGE,
                     offset=offset,
@@ -92,12 +102,17 @@ def _old_flow_runs(keep_runs: int, before: datetime) -> list[Leftover]:
                 found += [
                     Leftover("flow run", f"{name}/{run.name}", 0, _delete_flow_run(run.id))
                     for run in page
-                    if run.state is not None and run.state.is_final()
+                    if _is_ours(run)
                     if run.end_time is not None and run.end_time < before
                 ]
                 offset += len(page)
                 more = len(page) == _PAGE
     return found
+
+
+def _is_ours(run: FlowRun) -> bool:
+    """Say whether a run is one of Replenish: another project may have flows of the same names."""
+    return TAG in run.tags or any(label.startswith("replenish.") for label in run.labels)
 
 
 def _delete_flow_run(run_id: Any) -> Any:

@@ -92,7 +92,9 @@ def refusals_told(url: str) -> Iterator[None]:
                 f"PREFECT_API_URL = {url}: not allowed (HTTP status {status}); set "
                 "PREFECT_API_AUTH_STRING to the server's, or PREFECT_API_KEY"
             ) from None
-        raise
+        raise InputError(
+            f"PREFECT_API_URL = {url}: HTTP status {status}; see the server's log, then try again"
+        ) from None
     except httpx.TransportError as error:
         raise InputError(f"PREFECT_API_URL = {url}: lost ({error}); {_START}") from None
 

@@ -25,10 +25,12 @@ from flows.server import need_workers
 from flows.tracking import PrefectTracker
 from pipeline.errors import InputError, StageError
 from pipeline.stages.running import stale_stages
+from pipeline.storage.locations import refuse_url
 from pipeline.tracking.facts import read_verdict
 
 MOST_RUNS = 500
 LOOK_SECONDS = 5.0
+WORKERS_SECONDS = 30.0  # between looks whether anybody is there to take the runs
 
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=MOST_RUNS)]
 Shares = Annotated[list[Annotated[float, Field(gt=0.0, lt=1.0)]], Field(max_length=20)]
@@ -82,6 +84,7 @@ def sweep(
         "guidance": guidance,
     }
     try:
+        refuse_url(artifacts, "the points of a sweep have folders of their own below it")
         points = grid(Path(params_file), more, axes, max_runs)
         with hold_folder(Path(artifacts)):
             outcomes = _run_points(points, Path(artifacts), params_file, through, mlflow)
@@ -142,14 +145,22 @@ def _through(
         point.name: _start(deployment, point.name, parameters[point.name], tag) for point in waiting
     }
     outcomes: dict[str, str] = {}
+    looked = time.monotonic()
     with get_client(sync_client=True) as client:
         while len(outcomes) < len(runs):
+            working = False
             for name, run in runs.items():
                 state = client.read_flow_run(run.id).state if name not in outcomes else None
                 if state is not None and state.is_final():
                     outcomes[name] = _outcome(state)
-            if len(outcomes) < len(runs):
-                time.sleep(LOOK_SECONDS)
+                elif state is not None:
+                    working = working or state.is_running() or state.is_pending()
+            if len(outcomes) == len(runs):
+                break
+            if not working and time.monotonic() - looked >= WORKERS_SECONDS:
+                looked = time.monotonic()
+                _need_free_pool(deployment)  # the last worker may have gone: its runs stay
+            time.sleep(LOOK_SECONDS)
     return outcomes
 
 

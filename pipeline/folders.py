@@ -18,6 +18,7 @@ from pipeline.hashing import digest_folder, digest_json
 
 MANIFEST = "manifest.json"
 WORK = ".work"
+REPLACED = "old-"
 _TEMPORARY = ".tmp"
 
 
@@ -95,7 +96,7 @@ def replace_folder(finished: Path, target: Path) -> None:
     """Move `finished` to `target`; what stood there is removed afterwards."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
-        old = finished.parent / f"old-{uuid.uuid4().hex}"
+        old = finished.parent / f"{REPLACED}{uuid.uuid4().hex}"
         target.rename(old)
         finished.rename(target)
         shutil.rmtree(old)
@@ -108,9 +109,13 @@ def temporary_name(path: Path, mark: str = "unfinished") -> Path:
     return path.with_name(f".{path.name}.{mark}{_TEMPORARY}")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file that is never seen half-written: temporary name, flush to disk, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_bytes(path: Path, data: bytes, make_folder: bool = True) -> None:
+    """Write a file that is never seen half-written: temporary name, flush to disk, rename.
+
+    Without `make_folder` the folder has to be there: one that was moved away is not made again.
+    """
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path, uuid.uuid4().hex[:8])
     try:
         with temporary.open("wb") as file:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, cast
 
 import torch
@@ -26,6 +27,7 @@ from pipeline.hashing import digest_folder, digest_json
 
 DistillMethod = Literal["progressive", "consistency"]
 
+_LOADING = Lock()
 _SPEC = "generator.json"
 _STUDENT = "student.json"
 _GUIDE = "guide"
@@ -246,7 +248,9 @@ def _snapshot(folder: Path, step: int) -> Path:
 
 
 def _load_network(folder: Path, device: torch.device) -> UNet2DModel:
-    model = UNet2DModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    # diffusers replaces torch's functions while it loads: two threads at once leave them replaced.
+    with _LOADING:
+        model = UNet2DModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     return cast("UNet2DModel", model.to(device).eval().requires_grad_(False))
 
 

@@ -4,6 +4,7 @@ import errno
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.device import torch_threads, usable_cores
 from pipeline.errors import InputError, StageError
 from pipeline.folders import (
+    REPLACED,
     WORK,
     drop_temporary_files,
     read_manifest,
@@ -90,6 +92,7 @@ class Stage(Generic[P, S]):
             with tracker.stage(self.name), _lock(out, self.name), torch_threads(threads):
                 if _has_key(out, key) and not force:
                     team.agree(False)
+                    _drop_replaced(out.parent / WORK / self.name)
                     tracker.note(f"{self.name}: up to date ({out})")
                 else:
                     self._fill(params, inputs, out, tracker, digests, key, force, team)
@@ -167,6 +170,17 @@ def _has_key(out: Path, key: str) -> bool:
         return False
     # A file that was deleted since makes the stage stale; `replenish verify` finds changed ones.
     return all((out / name).is_file() for name in done.files)
+
+
+def _drop_replaced(work: Path) -> None:
+    """Remove what a run left that was killed after it had moved the finished folder into place.
+
+    Work on other params stays: somebody may go on with it.
+    """
+    for old in work.glob(f"{REPLACED}*"):
+        shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):
+        work.rmdir()
 
 
 def _input_digests(name: StageName, inputs: Inputs) -> dict[str, str]:

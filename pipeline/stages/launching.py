@@ -38,7 +38,8 @@ def launch_together(
         StageError: likewise; or a process died.
     """
     count = getattr(params, name).execution.train_processes
-    file = artifacts / WORK / f"{name}-params.yaml"
+    # A file for each run: another one may be about to start in the same folder.
+    file = artifacts / WORK / f"{name}-params-{os.getpid()}.yaml"
     # Not `servers`: it has a password, and no stage reads it.
     plain = params.model_dump(mode="json", exclude={"servers"})
     write_bytes(file, yaml.safe_dump(plain).encode())

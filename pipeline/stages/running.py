@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StageError
 from pipeline.folders import read_manifest
 from pipeline.params import SECTIONS, Params, Section, StageName
 from pipeline.stages import STAGES, stage_module
@@ -31,6 +31,11 @@ def run_stage(
     several = stage.together and section.execution.train_processes > 1 and not is_launched()
     if several and (force or not stage.is_current(section, inputs, out)):
         launch_together(name, params, artifacts.absolute(), tracker, force=force)
+        if not stage.is_current(section, inputs, out):
+            raise StageError(
+                f"{name}: another run replaced {out} meanwhile; run again, and give runs with "
+                "other params their own --artifacts folder"
+            )
         force = False  # they have done it: what follows finds the folder, and tells of it
     return stage(section, inputs, out, tracker, force=force)
 

@@ -151,6 +151,7 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
     times = 1.0 if params.select == "first" else params.select_from
     shards = out / "shards"
     began = time.monotonic()
+    shards.mkdir(exist_ok=True)
 
     def read(shard: Shard) -> Images:
         images = read_shard(shards, shard)
@@ -256,8 +257,16 @@ def run(params: SynthesizeParams, inputs: Inputs, out: Path, tracker: Tracker) -
         quality=quality,
     )
     _report(summary, seconds, out, tracker)
-    rmtree(shards, ignore_errors=True)
+    _clear(shards)
     return summary
+
+
+def _clear(shards: Path) -> None:
+    """Remove the shards: all at once, since a late worker may be writing one."""
+    gone = shards.parent.with_name(f"{shards.parent.name}.shards")  # outside of what is hashed
+    rmtree(gone, ignore_errors=True)
+    shards.rename(gone)
+    rmtree(gone, ignore_errors=True)
 
 
 def _choose_source(

@@ -71,8 +71,8 @@ class RunLock:
         if not self._renew():
             raise StageError(
                 f"{self._location.url}: another run has taken over, since this one could not "
-                "renew its lock in time; what this one finished is kept on this machine: run the "
-                "same command again when the other one is done"
+                "renew its lock in time; run the same command again when the other one is done: it "
+                "starts from what that one left"
             )
 
     def give_back(self) -> None:
@@ -92,7 +92,11 @@ class RunLock:
             if found is None or found.token != self._holder.token:
                 return False
             later = replace(self._holder, until=time.time() + self._lasts)
-            return transfers.replace(self._location, self._path, _text(later), tag)
+            if transfers.replace(self._location, self._path, _text(later), tag):
+                return True
+            # An answer that was lost on its way: what was written the first time is refused now.
+            again, _ = _read(self._location)
+            return again is not None and again.token == self._holder.token
 
     def _keep(self) -> None:
         while not self._done.wait(self._lasts / _RENEWALS):
@@ -142,7 +146,8 @@ def _take_over(location: Location, path: str, mine: Holder) -> None:
     if tag is not None:
         taken = transfers.replace(location, path, _text(mine), tag)
     else:
-        transfers.remove(location, [path])
+        if found is not None:  # one that is gone may be a third run's by now
+            transfers.remove(location, [path])
         taken = transfers.create(location, path, _text(mine))
     if not taken:
         raise InputError(

@@ -115,6 +115,7 @@ class ThreadExecutor:
 
     def run(self, shards: Sequence[Shard]) -> Generator[Shard, None, None]:
         """See Executor."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         if self._worker is None and shards:
             with torch_threads(1):
                 self._worker = self._make_worker()
@@ -194,6 +195,7 @@ class ProcessExecutor:
         Raises:
             StageError: a worker process died.
         """
+        self._folder.mkdir(parents=True, exist_ok=True)
         if not self._workers:
             self._tasks = self._context.SimpleQueue()
             self._lock = self._context.Lock()

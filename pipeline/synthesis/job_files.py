@@ -8,6 +8,7 @@ Nothing in it is unpickled; a job that was changed on its way is refused by its 
 
 import json
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from pipeline.synthesis.parents import Editing
 from pipeline.synthesis.recipes import Recipe
 
 JOB = "job.json"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 _Arrays = dict[str, npt.NDArray[Any]]
 _SETTINGS = TypeAdapter(SamplerSettings)
@@ -90,6 +92,8 @@ def read_job(folder: Path) -> ShardJob:
 
 
 def _recipe(folder: Path, number: int, said: dict[str, Any]) -> Recipe:
+    if not _DIGEST.fullmatch(said["digest"]):  # it becomes the name of a folder
+        raise ValueError("no digest of a generator")
     editing = said["editing"]
     if editing is not None:
         data = (folder / _arrays_file(number)).read_bytes()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
-from pipeline.errors import StageError
+from pipeline.errors import InputError, StageError
 from pipeline.folders import write_bytes
 from pipeline.synthesis.dispatch import Dispatch, Lease, Rules
 from pipeline.synthesis.shards import Shard, read_shard
@@ -119,6 +119,7 @@ class LeasingExecutor:
         self._beats: dict[str, bytes] = {}
         self._seen: dict[str, Seen] = {}
         self._starting: dict[str, float] = {}  # leases that were taken, and since when
+        self._ended: dict[str, float] = {}  # likewise, that ended with shards not in sight yet
         self._unsent: Lease | None = None
         self._away_since: float | None = None
         self._alone_since: float | None = None
@@ -160,6 +161,7 @@ class LeasingExecutor:
                 self._cancel(lease.id, "its shards are done")
             self._beats.clear()
             self._starting.clear()
+            self._ended.clear()
             self._unsent = None
 
     def close(self) -> None:
@@ -174,7 +176,10 @@ class LeasingExecutor:
         """Close the executor; what is needed to go on stays where an error ends it."""
         self.close()
         if kind is None:
-            self._try(self._space.clear)
+            try:
+                self._space.clear()
+            except (InputError, StageError, ConnectionError) as error:
+                self._note(f"synthesize: {error}; what is left of the shards there may be deleted")
 
     def _rules(self, shards: int) -> Rules:
         workers = self._workers or max(1, self._ask_workers())
@@ -215,7 +220,13 @@ class LeasingExecutor:
 
     def _settle(self, dispatch: Dispatch, now: float) -> None:
         """Close the leases that have ended, are silent, or are not needed any more."""
+        for lease_id in self._ended:
+            if lease_id in dispatch.out:  # a carrier may tell it once
+                self._seen.setdefault(lease_id, Seen("ended"))
         for lease_id, seen in self._seen.items():
+            if seen.state == "ended" and self._waits_for_files(dispatch, lease_id, now):
+                continue
+            self._ended.pop(lease_id, None)
             if seen.state == "lost":
                 self._lose(dispatch, lease_id, seen.message or "its worker died")
             elif seen.state in ("ended", "failed"):
@@ -232,6 +243,18 @@ class LeasingExecutor:
         for lease in dispatch.needless():
             self._cancel(lease.id, "its shards are done")
             dispatch.ended(lease.id, now)
+
+    def _waits_for_files(self, dispatch: Dispatch, lease_id: str, now: float) -> bool:
+        """Say whether shards of a lease that has ended well may still come into sight.
+
+        A network file system may show what is new in a folder a minute late.
+        """
+        if all(dispatch.is_done(shard) for shard in dispatch.out[lease_id].shards):
+            return False
+        if now - self._ended.setdefault(lease_id, now) >= self._patience.silent_seconds:
+            return False
+        dispatch.heard(lease_id, now)
+        return True
 
     def _lose(self, dispatch: Dispatch, lease_id: str, why: str) -> None:
         self._tell(dispatch, lease_id, why)

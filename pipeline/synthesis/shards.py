@@ -54,10 +54,14 @@ class ShardWorker(Protocol):
 
 
 def write_shard(folder: Path, shard: Shard, images: Images) -> None:
-    """Write the candidates, then the side-car with their sha256; each appears whole."""
+    """Write the candidates, then the side-car with their sha256; each appears whole.
+
+    Raises:
+        FileNotFoundError: the folder is gone: whoever wanted the shard is through.
+    """
     data = save({"images": np.ascontiguousarray(images)})
-    write_bytes(folder / f"{shard.name}.safetensors", data)
-    write_bytes(folder / f"{shard.name}.sha256", digest_bytes(data).encode())
+    write_bytes(folder / f"{shard.name}.safetensors", data, make_folder=False)
+    write_bytes(folder / f"{shard.name}.sha256", digest_bytes(data).encode(), make_folder=False)
 
 
 def read_shard(folder: Path, shard: Shard) -> Images | None:

@@ -109,6 +109,7 @@ class FolderSpace:
 
     def publish(self, job: ShardJob) -> None:
         """See Space."""
+        (self._folder / BEATS).mkdir(parents=True, exist_ok=True)  # workers make no folder
         write_job(self._folder, job)
 
     def finished(self) -> set[str]:
@@ -140,7 +141,7 @@ class FolderSpace:
 
     def give_beat(self, lease: str, number: int) -> None:
         """See Space."""
-        write_bytes(self._folder / BEATS / lease, str(number).encode())
+        write_bytes(self._folder / BEATS / lease, str(number).encode(), make_folder=False)
 
     @contextmanager
     def open_job(self) -> Iterator[tuple[ShardJob, Path]]:
@@ -211,13 +212,15 @@ class UrlSpace:
 
     def clear(self) -> None:
         """See Space; generators stay for the next run."""
+        # The job first: workers that are still at it see that nobody wants it any more.
+        transfers.remove(self.shared, [self.shared.path(self.run, JOB)])
         for parts in ((self.run, BEATS), (self.run,)):
             names = transfers.listing(self.shared, *parts)
             transfers.remove(self.shared, [self.shared.path(*parts, name) for name in names])
 
     def is_wanted(self) -> bool:
         """See Space."""
-        return JOB in transfers.listing(self.shared, self.run)
+        return self._read(_JOB_BYTES, JOB) is not None
 
     def give_beat(self, lease: str, number: int) -> None:
         """See Space."""

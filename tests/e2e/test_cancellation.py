@@ -7,10 +7,11 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import httpx
 import psutil
 import pytest
 import yaml
@@ -22,6 +23,7 @@ from pipeline.params import SECTIONS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2400)]
 
+T = TypeVar("T")
 GRACE_SECONDS = 30.0
 # Long enough to be caught at it, on a machine that is not busy too.
 LONGER: dict[str, dict[str, Any]] = {
@@ -73,23 +75,44 @@ def longer(project: Any) -> Any:
     return project
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(longer: Any) -> Iterator[PrefectServer]:
     with start_server(longer) as running:
         longer.run(sys.executable, "-m", "pipeline", "bootstrap", environment=running.environment)
         yield running
 
 
+def patiently(call: Callable[[], T]) -> T:
+    """Call the server, which says 503 while its database is busy, or may be about to start."""
+    found: list[T] = []
+
+    def answered() -> bool:
+        try:
+            found.append(call())
+        except httpx.HTTPError:
+            return False
+        return True
+
+    wait_until(answered, 120)
+    return found[0]
+
+
 def start(server: PrefectServer, artifacts: str, **more: Any) -> str:
-    given = {"artifacts": artifacts, "changes": {"where": {"workers": 2}}}
-    return server.start_run("augment/on-demand", {**given, **more})
+    given = {"artifacts": artifacts, "changes": {"where": {"workers": 2}}, **more}
+    return patiently(lambda: server.start_run("augment/on-demand", given))
+
+
+def end(server: PrefectServer, run: str, seconds: float) -> str:
+    wait_until(lambda: patiently(lambda: server.state_of(run)) in FINAL, seconds)
+    return patiently(lambda: server.state_of(run))
 
 
 def cancel(server: PrefectServer, run: str) -> float:
     """Cancel a run as the page does, and return how long it took to end."""
     began = time.monotonic()
-    server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
-    wait_until(lambda: server.state_of(run) in FINAL, 2 * GRACE_SECONDS)
+    order = {"state": {"type": "CANCELLING"}}
+    patiently(lambda: server.post(f"/flow_runs/{run}/set_state", order))
+    end(server, run, 2 * GRACE_SECONDS)
     return time.monotonic() - began
 
 
@@ -141,7 +164,7 @@ def test_cancelled_in_each_stage_it_stops_soon_and_goes_on(
     assert_stopped(server, run, artifacts, "evaluate", before)
 
     run = start(server, "cancelled")
-    assert server.finish(run, 600) == "COMPLETED"
+    assert end(server, run, 600) == "COMPLETED"
     assert digests(artifacts) == digests(longer.folder / "inline")
     assert mlflow_statuses(longer) == ["FINISHED"]
     assert [path.name for path in work.rglob("*") if path.suffix != ".lock"] == ["mlflow_run.json"]
@@ -149,7 +172,8 @@ def test_cancelled_in_each_stage_it_stops_soon_and_goes_on(
 
 
 def test_a_run_goes_on_while_its_server_is_gone(longer: Any, server: PrefectServer) -> None:
-    server.worker("replenish")
+    if not server.online("replenish"):
+        server.worker("replenish")
     artifacts = longer.folder / "alone"
     run = start(server, "alone", mlflow=False)
     wait_until(lambda: live(artifacts, "train"), 400)
@@ -159,6 +183,5 @@ def test_a_run_goes_on_while_its_server_is_gone(longer: Any, server: PrefectServ
     wait_until(lambda: (artifacts / "train" / "manifest.json").exists(), 400)
     port = server.environment["PREFECT_API_URL"].split(":")[2].split("/")[0]
     server.spawn("server", "server", "start", "--host", "127.0.0.1", "--port", port)
-    state = server.finish(run, 600)
-    assert state == "COMPLETED"
+    assert end(server, run, 600) == "COMPLETED"
     assert digests(artifacts) == digests(longer.folder / "inline")

@@ -9,6 +9,7 @@ from synthesis.test_leasing import QUICK, Threads, images_of, plan
 
 from pipeline.synthesis.leasing import LeasingExecutor, Seen
 from pipeline.synthesis.shards import read_shard
+from pipeline.synthesis.spaces import FolderSpace
 
 pytestmark = pytest.mark.faults
 
@@ -42,7 +43,7 @@ class Service(Threads):
 
 def lose_driver(folder: Path, service: Service):
     """Start a driver and drop it once the first lease is done and the three others are out."""
-    executor = LeasingExecutor(service, folder, [].append, 2, QUICK)
+    executor = LeasingExecutor(service, folder, FolderSpace(folder), [].append, 2, QUICK)
     running = executor.run(plan(8))
     next(running)
     service.threads[0].join()
@@ -53,7 +54,8 @@ def lose_driver(folder: Path, service: Service):
 def go_on(folder: Path, service: Service) -> None:
     """Let a new driver end the work, and check that every shard is as it should be."""
     notes: list[str] = []
-    list(LeasingExecutor(service, folder, notes.append, 2, QUICK).run(plan(8)))
+    space = FolderSpace(folder)
+    list(LeasingExecutor(service, folder, space, notes.append, 2, QUICK).run(plan(8)))
     assert notes == []
     for shard in plan(8):
         assert np.array_equal(read_shard(folder, shard), images_of(shard))

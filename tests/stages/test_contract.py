@@ -128,6 +128,31 @@ def test_a_failure_leaves_the_old_result_and_the_work_to_resume(
     assert (out / "data.txt").read_text() == "seed 1"
 
 
+def test_a_kill_after_the_folder_was_moved_leaves_nothing_but_others_work(
+    work: Work, out: Path, recording_tracker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    stage_work = out.parent / ".work" / "prepare"
+    work.run(PrepareParams(), {}, out, recording_tracker)
+    # The old folder is aside and the new one in place.
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            work.run(PrepareParams(seed=1), {}, out, recording_tracker)
+    (old,) = stage_work.iterdir()
+    assert old.name.startswith("old-")
+    other = stage_work / "another-key"
+    other.mkdir()
+    work.run(PrepareParams(seed=1), {}, out, recording_tracker)
+    assert list(stage_work.iterdir()) == [other]
+    other.rmdir()
+    work.run(PrepareParams(seed=1), {}, out, recording_tracker)
+    assert not stage_work.exists()
+    assert work.runs == 2
+
+
 def test_a_foreign_folder_is_never_replaced(work: Work, out: Path, recording_tracker: Any) -> None:
     out.mkdir(parents=True)
     precious = out / "thesis.docx"

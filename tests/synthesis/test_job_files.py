@@ -16,7 +16,7 @@ from pipeline.synthesis.lease_worker import do_lease
 from pipeline.synthesis.parents import Editing
 from pipeline.synthesis.recipes import Recipe
 from pipeline.synthesis.shards import Shard, read_shard
-from pipeline.synthesis.spaces import BEATS
+from pipeline.synthesis.spaces import BEATS, FolderSpace
 
 SETTINGS = SamplerSettings("dpmsolver++", 2, Guidance(1.5), times=(900, 1), spacing="karras")
 
@@ -99,7 +99,7 @@ def test_a_lease_gives_the_bits_of_an_executor_of_this_machine(tmp_path, recipe)
     here, there = tmp_path / "here", tmp_path / "there"
     with ThreadExecutor(job.start, here, 2) as executor:
         assert set(executor.run(shards)) == set(shards)
-    write_job(there, job)
+    FolderSpace(there).publish(job)
     do_lease(str(there), shards[:4], "ab12")
     do_lease(str(there), shards[2:], "ab13")
     for shard in shards:

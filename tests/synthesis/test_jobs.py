@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 
@@ -97,3 +98,11 @@ def test_a_job_of_another_generator_is_refused(folder):
     asked = replace(recipes(folder)[0], digest="0" * 64)
     with pytest.raises(StageError, match="another generator .* than the one that shards are asked"):
         ShardJob((asked,), 0, "cpu").start()
+
+
+def test_threads_that_load_at_once_leave_torch_as_it_was(folder):
+    device = torch.device("cpu")
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: load_generator(folder, device).digest, range(32)))
+    assert len(set(found)) == 1
+    assert torch.nn.Linear(2, 2).weight.device == device  # diffusers had put them on `meta`

@@ -13,7 +13,7 @@ from pipeline.synthesis.leasing import LeasingExecutor, Patience, Seen
 from pipeline.synthesis.shards import Shard, read_shard, write_shard
 from pipeline.synthesis.spaces import BEATS, FolderSpace
 
-QUICK = Patience(poll_seconds=0.005, silent_seconds=0.3, workers_seconds=0.1, service_seconds=0.2)
+QUICK = Patience(poll_seconds=0.005, workers_seconds=0.1)
 
 
 def plan(count, size=2):
@@ -133,7 +133,7 @@ def test_what_a_lease_leaves_goes_to_another(tmp_path: Path, trouble: str, why: 
 
 def test_a_silent_lease_is_lost(tmp_path: Path) -> None:
     carrier = Threads(tmp_path, {0: "mute"})
-    notes = run(tmp_path, carrier, plan(1))
+    notes = run(tmp_path, carrier, plan(1), patience=Patience(0.005, silent_seconds=0.3))
     assert notes == [
         "synthesize: 1 shards from class-0000-shard-000000 on go to another worker: "
         "silent for 0.3 s"
@@ -230,8 +230,9 @@ def test_the_service_may_be_away_for_a_while(tmp_path: Path) -> None:
 def test_a_service_that_stays_away_ends_the_run(tmp_path: Path) -> None:
     carrier = Threads(tmp_path)
     carrier.away.set()
+    soon = Patience(poll_seconds=0.005, service_seconds=0.2)
     with pytest.raises(StageError, match="does not answer, for . s now; finished shards stay"):
-        run(tmp_path, carrier, plan(4))
+        run(tmp_path, carrier, plan(4), patience=soon)
 
 
 def test_errors_of_the_carrier_reach_the_user(tmp_path: Path) -> None:
