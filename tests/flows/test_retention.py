@@ -95,12 +95,14 @@ def test_logs_beyond_the_number_and_old_enough_go(tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
     for day in (1, 35, 40, 50):
-        (runs / f"{day:02}-flow.jsonl").write_text("{}\n")
-        old(runs / f"{day:02}-flow.jsonl", day)
-    (runs / "announced.json").write_text("{}")
-    old(runs / "announced.json")
-    assert names(old_logs(runs, 2, NOW - 30 * DAY)) == ["runs/40-flow.jsonl", "runs/50-flow.jsonl"]
-    assert names(old_logs(runs, 2, NOW - 45 * DAY)) == ["runs/50-flow.jsonl"]
+        (runs / f"20260101T0000{day:02}Z-flow.jsonl").write_text("{}\n")
+        old(runs / f"20260101T0000{day:02}Z-flow.jsonl", day)
+    for name in ("announced.json", "my-notes.jsonl", "index.jsonl"):  # not logs of runs
+        (runs / name).write_text("{}")
+        old(runs / name)
+    third, fourth = "runs/20260101T000040Z-flow.jsonl", "runs/20260101T000050Z-flow.jsonl"
+    assert names(old_logs(runs, 2, NOW - 30 * DAY)) == [third, fourth]
+    assert names(old_logs(runs, 2, NOW - 45 * DAY)) == [fourth]
     assert old_logs(tmp_path / "none", 2, NOW) == []
 
 
