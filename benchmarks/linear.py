@@ -103,9 +103,11 @@ def generate(images: int, folder: Path, backend: str, workers: int) -> Run:
     """Draw, judge and write so many images below `folder`, as the stage synthesize does."""
     classes = ("a", "b")
     spec = GeneratorSpec(classes, SIDE_PX, "L", "cosine", "velocity", False, "", None)
-    save_generator(folder / "generator", spec, build_unet(SIDE_PX, "L", 2, Preset(8, 1), seed=0))
+    digest = save_generator(
+        folder / "generator", spec, build_unet(SIDE_PX, "L", 2, Preset(8, 1), seed=0)
+    )
     settings = SamplerSettings("dpmsolver++", 2, Guidance(1.0))
-    recipe = Recipe("as asked", folder / "generator", "untrained", settings)
+    recipe = Recipe("as asked", folder / "generator", digest, settings)
     job = ShardJob((recipe,), 0, "cpu", workers=workers, shard_images=SHARD_IMAGES)
     random = np.random.default_rng(0)
     real = make_samples(

@@ -105,7 +105,8 @@ def compare(folder: Path, scratch: Path, per_class: int) -> dict[str, Any]:
     measures, _ = open_measures(folder)
 
     def ours(name: str, generator: Path, settings: SamplerSettings) -> Found:
-        recipe = Recipe(name, generator, "", settings)
+        digest = load_generator(generator, CPU).digest
+        recipe = Recipe(name, generator, digest, settings)
         job = ShardJob((recipe,), 0, "cpu", workers=usable_cores(), shard_images=per_class)
         return run_ours(job, scratch / name, len(info.classes), per_class)
 

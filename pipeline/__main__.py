@@ -33,11 +33,23 @@ if TYPE_CHECKING:
     from pipeline.tracking.tracker import Tracker
 
 # Commands of the orchestrators, which domain code does not know: each in a module of `flows`, that
-# is imported when the command is asked for. Name -> module, what it does.
+# is imported when the command is asked for. Name -> module, what it does, an example.
 ELSEWHERE = {
-    "announce": ("flows.announce", "Tell Prefect that a new version of the data is there."),
-    "bootstrap": ("flows.bootstrap", "Set a Prefect server up: pools, queues, automations."),
-    "publish": ("flows.publish", "Commit what a run made to DVC and git, if the gate allows."),
+    "announce": (
+        "flows.announce",
+        "Tell Prefect that a new version of the data is there.",
+        "replenish announce data/raw",
+    ),
+    "bootstrap": (
+        "flows.bootstrap",
+        "Set a Prefect server up: pools, queues, deployments, automations.",
+        "replenish bootstrap",
+    ),
+    "publish": (
+        "flows.publish",
+        "Commit what a run made to DVC and git, if the gate allows.",
+        "replenish publish --dry-run",
+    ),
 }
 
 app = typer.Typer(
@@ -405,10 +417,11 @@ def doctor(
         raise StageError("this machine cannot run Replenish as it is; mend the lines marked bad")
 
 
-def _add_elsewhere(name: str, module: str, text: str) -> None:
+def _add_elsewhere(name: str, module: str, text: str, example: str) -> None:
     @app.command(
         name,
         help=text,
+        epilog=f"Example: {example}",
         add_help_option=False,
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )
@@ -416,8 +429,8 @@ def _add_elsewhere(name: str, module: str, text: str) -> None:
         import_module(module).app(context.args, prog_name=f"replenish {name}")
 
 
-for _name, (_module, _text) in ELSEWHERE.items():
-    _add_elsewhere(_name, _module, _text)
+for _name, _told in ELSEWHERE.items():
+    _add_elsewhere(_name, *_told)
 
 
 @app.command(epilog="Example: replenish dag > dvc.yaml")

@@ -70,9 +70,14 @@ class PrefectServer:
         return sum(one["status"] == "ONLINE" for one in found)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        answer = self.api.post(path, json=body)
-        answer.raise_for_status()
-        return answer.json()
+        deadline = time.monotonic() + 60
+        while True:
+            answer = self.api.post(path, json=body)
+            # A busy machine's server says so where its database is locked for long.
+            if answer.status_code != 503 or time.monotonic() > deadline:
+                answer.raise_for_status()
+                return answer.json()
+            time.sleep(1)
 
     def get(self, path: str) -> Any:
         answer = self.api.get(path)

@@ -185,6 +185,8 @@ def test_a_run_whose_worker_was_killed_is_found_and_asked(tmp_path, said):
     assert not lives(run_pid(tmp_path))
 
 
+# The interruption may come while psutil reads a file, which then nobody closes.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_again_kills_at_once(tmp_path):
     def press_again(text):
         said.append(text)
