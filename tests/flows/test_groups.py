@@ -142,11 +142,11 @@ def test_a_polite_kill_stops_all(tmp_path, said):
             os.kill(os.getpid(), signal.SIGTERM)
             signal.pause()
 
-    pids = []
+    pids, before = [], signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         go()
     assert not lives(pids[0])
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_run_is_asked_first_while_its_worker_and_the_servers_live(tmp_path, said):
