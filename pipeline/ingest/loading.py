@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
@@ -36,6 +36,7 @@ _MOST_HEADERS = 1_000  # evenly spaced images that decide the size
 _ALONE_SECONDS = 1.5  # what takes less is done here: processes cost more to start than they save
 _TIMED_SECONDS = 0.1  # after which it is known how long the rest will take
 _FEW_ROWS = 10_000  # likewise, where images are encoded
+_KEPT_BYTES = 64 << 20  # of decoded chunks
 _AHEAD = 2  # tasks under way for each worker
 
 
@@ -66,6 +67,7 @@ class Loaded:
     conversions: dict[str, int]
     quarantine: tuple[Quarantined, ...]
     unpacked: int
+    _kept: dict[int, Images] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Return M."""
@@ -89,9 +91,18 @@ class Loaded:
         numbers = np.asarray([bisect_right(self.starts, int(place)) - 1 for place in places])
         for number in np.unique(numbers):
             here = np.flatnonzero(numbers == number)
-            pixels = self.chunk(int(number)).in_mode(self.image_mode)
-            found[here] = pixels[places[here] - self.starts[number]]
+            found[here] = self._pixels(int(number))[places[here] - self.starts[number]]
         return found
+
+    def _pixels(self, number: int) -> Images:
+        """Return a chunk's images; those used last are kept: checks ask for a few at a time."""
+        pixels = self._kept.pop(number, None)
+        if pixels is None:
+            pixels = self.chunk(number).in_mode(self.image_mode)
+        self._kept[number] = pixels  # as the last
+        while sum(one.nbytes for one in self._kept.values()) > _KEPT_BYTES and len(self._kept) > 1:
+            self._kept.pop(next(iter(self._kept)))
+        return pixels
 
 
 def load_images(
