@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
+from sqlalchemy.engine import make_url
 
 # MLflow reads these while it is imported, so this module sets them first; a user's own value
 # stands. Retries are few because a run must not wait minutes for a server that has gone away.
@@ -40,6 +42,7 @@ from mlflow.entities import (  # noqa: E402
 )
 
 from pipeline import __version__  # noqa: E402
+from pipeline.folders import temporary_name  # noqa: E402
 from pipeline.tracking.tracker import Column, TrackedModel  # noqa: E402
 from pipeline.tracking.views import view_tags  # noqa: E402
 
@@ -56,6 +59,7 @@ __all__ = [
     "default_tracking_uri",
     "find_run",
     "local_tracking_uri",
+    "open_client",
     "open_experiment",
     "open_run",
     "project_folder",
@@ -85,9 +89,41 @@ def default_tracking_uri(root: Path) -> str:
 
 def local_tracking_uri(root: Path) -> str:
     """Return the address of `mlflow.db` in `root`."""
+    return _database_uri(root.absolute() / "mlflow.db")
+
+
+def _database_uri(path: Path) -> str:
     # Only these two are quoted: SQLAlchemy takes them for its own and reads the rest as it is.
-    path = str(root.absolute() / "mlflow.db").replace("%", "%25").replace("?", "%3F")
-    return f"sqlite:///{path}"
+    quoted = str(path).replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{quoted}"
+
+
+def open_client(tracking_uri: str) -> MlflowClient:
+    """Return a client of a store; a SQLite database that is not there yet is made first.
+
+    It is made aside and moved into place whole: MLflow makes it in dozens of migrations, and one
+    that was killed between two could never be opened again.
+
+    Raises:
+        Exception: whatever MLflow and its database raise.
+    """
+    if tracking_uri.startswith("sqlite:"):
+        name = make_url(tracking_uri).database
+        path = Path(name or ":memory:")
+        if path.is_absolute() and path.parent.is_dir() and not path.exists():
+            _make_database(path)
+    return MlflowClient(tracking_uri)
+
+
+def _make_database(path: Path) -> None:
+    lock, aside = path.with_name(f".{path.name}.lock"), temporary_name(path)
+    with FileLock(lock):
+        if not path.exists():
+            for left in path.parent.glob(f"{aside.name}*"):  # by a process that was killed
+                left.unlink()
+            MlflowClient(_database_uri(aside)).search_experiments(max_results=1)
+            aside.replace(path)
+        lock.unlink(missing_ok=True)  # whoever waits for it, or makes it anew, finds the database
 
 
 def save_model(
@@ -227,7 +263,7 @@ def open_run(
     Raises:
         Exception: whatever MLflow and its database raise when the store cannot be reached.
     """
-    client = MlflowClient(tracking_uri)
+    client = open_client(tracking_uri)
     run = _unfinished(client, resume_run_id) if resume_run_id is not None else None
     if run is None:
         experiment_id = open_experiment(client, tracking_uri, experiment, artifact_root)

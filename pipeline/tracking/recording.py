@@ -29,6 +29,7 @@ from pipeline.tracking.mlflow import (
     RunTag,
     default_tracking_uri,
     find_run,
+    open_client,
     open_run,
     project_folder,
     save_model,
@@ -419,7 +420,7 @@ def _join_or_make(
     """Return the run of this work, at work; a finished one where there is nothing to do."""
     memory = run_memory(artifacts)
     known = memory.recall(params_digest)
-    client = MlflowClient(uri)
+    client = open_client(uri)
     run = None if known is None else find_run(client, known)
     if run is not None and run.info.status == "FINISHED" and nothing_to_do():
         return client, run

@@ -20,6 +20,7 @@ from pipeline.tracking.mlflow import (
     Run,
     default_tracking_uri,
     find_run,
+    open_client,
     open_experiment,
     project_folder,
 )
@@ -76,7 +77,7 @@ def send_results(artifacts: Path, root: Path | None = None) -> Sent:
         )
     uri = default_tracking_uri(root)
     try:
-        client = MlflowClient(uri)
+        client = open_client(uri)
         experiment = open_experiment(client, uri, EXPERIMENT, project_folder(root) / "mlartifacts")
         run = _find(client, experiment, artifacts, found)
         made = run is None

@@ -186,7 +186,11 @@ def what_is_left(project: Project) -> Left:
 
 def problems(project: Project, unbroken: Left) -> Iterator[str]:
     """Yield what differs from the unbroken run, and what should not be there."""
-    left = what_is_left(project)
+    try:
+        left = what_is_left(project)
+    except sqlite3.Error as error:
+        yield f"MLflow's database is broken: {error}"
+        return
     for name in SECTIONS:
         if left.manifests[name] != unbroken.manifests[name]:
             yield f"the folder of {name} differs"

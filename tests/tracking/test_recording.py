@@ -2,6 +2,8 @@ import json
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -9,7 +11,7 @@ import pytest
 from tracking.full_run import write_sheet
 
 from pipeline.tracking.memory import RunMemory, run_memory
-from pipeline.tracking.mlflow import MlflowClient, default_tracking_uri, open_run
+from pipeline.tracking.mlflow import MlflowClient, default_tracking_uri, open_client, open_run
 from pipeline.tracking.recording import MlflowTracker, track_run
 
 DIGEST = "d" * 64
@@ -163,6 +165,29 @@ def test_a_run_that_was_made_and_not_kept_is_found_by_its_mark(begin, root, monk
     (only,) = client.search_runs([run.info.experiment_id])
     assert only.info.run_id == second.run_id
     assert only.info.status == "FINISHED"
+
+
+_MAKE = """
+import sys
+from pathlib import Path
+from pipeline.tracking.mlflow import default_tracking_uri, open_client
+open_client(default_tracking_uri(Path(sys.argv[1])))
+"""
+
+
+def test_a_database_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    making = subprocess.Popen([sys.executable, "-c", _MAKE, str(tmp_path)])
+    aside = tmp_path / ".mlflow.db.unfinished.tmp"
+    while not (aside.exists() and aside.stat().st_size):  # in the middle of the migrations
+        assert making.poll() is None
+        time.sleep(0.001)
+    making.kill()
+    making.wait()
+    assert not (tmp_path / "mlflow.db").exists()
+    client = open_client(default_tracking_uri(tmp_path))
+    assert [one.name for one in client.search_experiments()] == ["Default"]
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
 def test_stages_run_one_by_one_share_a_run_that_the_report_ends(begin, root):
