@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.params import SourceName
+
 
 class _Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -17,21 +19,9 @@ class _Group(BaseModel):
 class Data(_Group):
     """Which images, and how they are read."""
 
-    source: (
-        Literal[
-            "auto",
-            "digits",
-            "folder",
-            "manifest",
-            "idx",
-            "npz",
-            "huggingface",
-            "webdataset",
-            "coco",
-            "voc",
-        ]
-        | None
-    ) = Field(None, description="digits (embedded), or the format of `path`; auto = as recognised")
+    source: SourceName | None = Field(
+        None, description="digits (embedded), or the format of `path`; auto = as recognised"
+    )
     path: str | None = Field(
         None,
         min_length=1,

@@ -10,10 +10,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from flows.exits import run_app
 from flows.groups import Child, Program, need_alive, start, stopped_at_the_end, wait_until_up
 from flows.pages import bootstrap, check_ports, mlflow_page, prefect_page, worker
 from flows.team_database import Database, make_databases, read_database
-from pipeline.errors import InputError, StageError
+from pipeline.errors import InputError
 from pipeline.params import Servers, load_params
 
 
@@ -116,16 +117,7 @@ def command(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 stopped, 1 a program failed, 2 bad params or ports."""
-    status = 0
-    try:
-        app(arguments)
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        status = 2
-    except StageError as error:
-        typer.echo(f"error: {error}", err=True)
-        status = 1
-    raise SystemExit(status)
+    run_app(app, arguments)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from flows.announce import MEMORY, announce, prepare_params, read_memory, version_of
+from flows.exits import run_app
 from flows.server import server_client
-from pipeline.errors import InputError, StageError
+from pipeline.errors import InputError
 from pipeline.folders import write_json
 from pipeline.hashing import digest_lines
 from pipeline.params import PrepareParams
@@ -169,16 +170,7 @@ def command(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 stopped or looked, 1 a failure, 2 the input is unusable."""
-    status = 0
-    try:
-        app(arguments)
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        status = 2
-    except StageError as error:
-        typer.echo(f"error: {error}", err=True)
-        status = 1
-    raise SystemExit(status)
+    run_app(app, arguments)
 
 
 if __name__ == "__main__":

@@ -203,21 +203,24 @@ class Columns(_Frozen):
     text: str = Field("text", min_length=1, description="caption")
 
 
+SourceName = Literal[
+    "auto",
+    "digits",
+    "folder",
+    "manifest",
+    "idx",
+    "npz",
+    "huggingface",
+    "webdataset",
+    "coco",
+    "voc",
+]
+
+
 class PrepareParams(Section):
     """Read the images, check them, split them, write the sample store."""
 
-    source: Literal[
-        "auto",
-        "digits",
-        "folder",
-        "manifest",
-        "idx",
-        "npz",
-        "huggingface",
-        "webdataset",
-        "coco",
-        "voc",
-    ] = Field(
+    source: SourceName = Field(
         "digits",
         description="digits (embedded), or the format of `path`; auto = as recognised; "
         "`replenish check PATH` tells which",

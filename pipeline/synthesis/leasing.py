@@ -280,8 +280,9 @@ class LeasingExecutor:
         lease = dispatch.out.get(lease_id)
         left = [s for s in lease.shards if not dispatch.is_done(s)] if lease else []
         if left and why:
+            log = shard_log()
             for shard in left:
-                shard_log().retried(shard.name, why, 2)
+                log.retried(shard.name, why, 2)
             self._note(
                 f"synthesize: {len(left)} shards from {left[0].name} on go to another worker: {why}"
             )

@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
-
 from pipeline.data.images import Images
 from pipeline.folders import write_bytes
 from pipeline.hashing import digest_bytes
+from pipeline.storage.shards import DATA, SIDE, pack_images, unpack_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +56,17 @@ def write_shard(folder: Path, shard: Shard, images: Images) -> None:
     Raises:
         FileNotFoundError: the folder is gone: whoever wanted the shard is through.
     """
-    data = save({"images": np.ascontiguousarray(images)})
-    write_bytes(folder / f"{shard.name}.safetensors", data, make_folder=False)
-    write_bytes(folder / f"{shard.name}.sha256", digest_bytes(data).encode(), make_folder=False)
+    data = pack_images(images)
+    write_bytes(folder / f"{shard.name}{DATA}", data, make_folder=False)
+    side = digest_bytes(data).encode()
+    write_bytes(folder / f"{shard.name}{SIDE}", side, make_folder=False)
 
 
 def read_shard(folder: Path, shard: Shard) -> Images | None:
     """Return the candidates, or None where the shard is absent, unfinished or damaged."""
     try:
-        data = (folder / f"{shard.name}.safetensors").read_bytes()
-        stated = (folder / f"{shard.name}.sha256").read_text(encoding="ascii")
-        if digest_bytes(data) != stated:
-            return None
-        images: Images = load(data)["images"]
-    except (FileNotFoundError, UnicodeDecodeError, SafetensorError, KeyError):
+        data = (folder / f"{shard.name}{DATA}").read_bytes()
+        stated = (folder / f"{shard.name}{SIDE}").read_bytes()
+    except FileNotFoundError:
         return None
-    return images
+    return unpack_images(data, stated)

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -25,16 +26,16 @@ from pipeline.folders import replace_folder, safe_join, write_bytes
 from pipeline.hashing import digest_folder, digest_json
 from pipeline.storage import transfers
 from pipeline.storage.locations import Location, is_url, open_location
+from pipeline.storage.shards import SIDE, StoredShards
 from pipeline.synthesis.job_files import JOB, read_job, write_job
 from pipeline.synthesis.jobs import ShardJob
-from pipeline.synthesis.shards import Shard, read_shard
+from pipeline.synthesis.shards import Shard, read_shard, write_shard
 
 BEATS = "beats"
 
-_DATA, _SIDE = ".safetensors", ".sha256"
 _GENERATORS, _FILES = "generators", "files.json"
 _JOB_BYTES = 1 << 26
-_ARRAYS_BYTES = _SHARD_BYTES = 4 << 30
+_ARRAYS_BYTES = 4 << 30
 _GENERATOR_FILES = 100
 _BEAT_BYTES = 1 << 10
 
@@ -116,7 +117,7 @@ class FolderSpace:
         """See Space."""
         try:
             with os.scandir(self._folder) as listing:
-                return {e.name.removesuffix(_SIDE) for e in listing if e.name.endswith(_SIDE)}
+                return {e.name.removesuffix(SIDE) for e in listing if e.name.endswith(SIDE)}
         except OSError:
             return set()  # a share that is away for a moment
 
@@ -194,17 +195,14 @@ class UrlSpace:
 
     def finished(self) -> set[str]:
         """See Space."""
-        names = transfers.listing(self.shared, self.run)
-        return {name.removesuffix(_SIDE) for name in names if name.endswith(_SIDE)}
+        return self._shards.names()
 
     def bring(self, shard: Shard) -> bool:
         """See Space."""
-        for ending, most in ((_DATA, _SHARD_BYTES), (_SIDE, _BEAT_BYTES)):
-            data = self._read(most, f"{shard.name}{ending}")
-            if data is None:
-                return False
-            write_bytes(self.folder / f"{shard.name}{ending}", data)
-        return read_shard(self.folder, shard) is not None
+        images = self._shards.read(shard.name)
+        if images is not None:
+            write_shard(self.folder, shard, images)
+        return images is not None
 
     def beat(self, lease: str) -> bytes | None:
         """See Space."""
@@ -247,8 +245,14 @@ class UrlSpace:
 
     def give(self, shard: Shard, folder: Path) -> None:
         """See Space."""
-        for ending in (_DATA, _SIDE):
-            self._write((folder / f"{shard.name}{ending}").read_bytes(), f"{shard.name}{ending}")
+        images = read_shard(folder, shard)
+        if images is None:
+            raise StageError(f"{folder / shard.name}: damaged on this worker's disk")
+        self._shards.write(shard.name, images)
+
+    @cached_property
+    def _shards(self) -> StoredShards:
+        return StoredShards(replace(self.shared, url=self.where, root=self.shared.path(self.run)))
 
     def _read(self, most_bytes: int, *parts: str) -> bytes | None:
         return transfers.read(self.shared, self.shared.path(self.run, *parts), most_bytes)

@@ -97,23 +97,24 @@ class JsonLinesTracker(NullTracker):
     @contextmanager
     def run(self, **facts: Any) -> Iterator[None]:
         """Write how the run begins, with the facts of `run_begin`, and how it ends."""
-        began = self._clock()
-        self._write("run_begin", **facts)
-        failure: BaseException | None = None
-        try:
+        with self._span("run", **facts):
             yield
-        except BaseException as error:
-            failure = error
-            raise
-        finally:
-            self._end("run_end", began, failure)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """See Tracker; the end says the seconds and the type of the error, if any."""
-        began = self._clock()
         self._stages.append(name)
-        self._write("stage_begin")
+        try:
+            with self._span("stage"):
+                yield
+        finally:
+            self._stages.pop()
+
+    @contextmanager
+    def _span(self, what: str, **facts: Any) -> Iterator[None]:
+        """Write how something begins, and how it ends: seconds, and the error if there is one."""
+        began = self._clock()
+        self._write(f"{what}_begin", **facts)
         failure: BaseException | None = None
         try:
             yield
@@ -121,8 +122,7 @@ class JsonLinesTracker(NullTracker):
             failure = error
             raise
         finally:
-            self._end("stage_end", began, failure)
-            self._stages.pop()
+            self._end(f"{what}_end", began, failure)
 
     def params(self, values: Mapping[str, Scalar]) -> None:
         """See Tracker."""

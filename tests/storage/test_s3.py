@@ -17,7 +17,7 @@ from pipeline.storage import transfers
 from pipeline.storage.locations import Location, open_location
 from pipeline.storage.locks import Holder, hold
 from pipeline.storage.mirror import fetch_stage, send_stage
-from pipeline.storage.shards import open_shards
+from pipeline.storage.shards import StoredShards
 
 IMAGES = np.arange(18, dtype=np.uint8).reshape(2, 3, 3, 1)
 
@@ -121,7 +121,7 @@ def test_an_expired_lock_is_taken_by_one_of_two(
 
 
 def test_shards(s3: Location) -> None:
-    shards = open_shards(f"{s3.url}/shards")
+    shards = StoredShards(open_location(f"{s3.url}/shards"))
     assert shards.names() == set()
     shards.write("class-0000-shard-000000", IMAGES)
     assert shards.names() == {"class-0000-shard-000000"}

@@ -8,9 +8,10 @@ from stored_stages import Killed, dying
 
 from pipeline.errors import InputError
 from pipeline.storage import transfers
-from pipeline.storage.locations import Location
-from pipeline.storage.shards import FolderShards, StoredShards, open_shards
+from pipeline.storage.locations import Location, open_location
+from pipeline.storage.shards import StoredShards
 from pipeline.synthesis.shards import Shard, read_shard, write_shard
+from pipeline.synthesis.spaces import FolderSpace
 
 SHARD = Shard(label=0, number=0, size=2)
 NAME = "class-0000-shard-000000"
@@ -35,18 +36,17 @@ def test_a_second_writer_changes_nothing(location: Location) -> None:
 
 
 def test_files_are_those_of_a_local_folder(tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
     write_shard(tmp_path / "local", SHARD, IMAGES)
-    open_shards(str(tmp_path / "plain")).write(NAME, IMAGES)
-    open_shards(f"file://{tmp_path}/stored").write(NAME, IMAGES)
+    StoredShards(open_location(f"file://{tmp_path}/stored")).write(NAME, IMAGES)
     for kind in ("safetensors", "sha256"):
-        names = [tmp_path / folder / f"{NAME}.{kind}" for folder in ("local", "plain", "stored")]
+        names = [tmp_path / folder / f"{NAME}.{kind}" for folder in ("local", "stored")]
         assert len({path.read_bytes() for path in names}) == 1
     np.testing.assert_array_equal(read_shard(tmp_path / "stored", SHARD), IMAGES)
-    plain = FolderShards(tmp_path / "local")
-    np.testing.assert_array_equal(plain.read(NAME), IMAGES)
-    assert plain.names() == {NAME}
-    assert FolderShards(tmp_path / "none").names() == set()
-    assert plain.read("class-0001-shard-000000") is None
+    np.testing.assert_array_equal(read_shard(tmp_path / "local", SHARD), IMAGES)
+    assert FolderSpace(tmp_path / "local").finished() == {NAME}
+    assert FolderSpace(tmp_path / "none").finished() == set()
+    assert read_shard(tmp_path / "local", Shard(label=1, number=0, size=2)) is None
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -83,9 +83,9 @@ def test_a_damaged_shard_is_none(location: Location, file: str, data: bytes) -> 
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "a.b", "é"])
-def test_other_names_are_refused(location: Location, tmp_path: Path, name: str) -> None:
-    for shards in (StoredShards(location), FolderShards(tmp_path)):
-        with pytest.raises(InputError, match="not the name of a shard"):
-            shards.write(name, IMAGES)
-        with pytest.raises(InputError, match="not the name of a shard"):
-            shards.read(name)
+def test_other_names_are_refused(location: Location, name: str) -> None:
+    shards = StoredShards(location)
+    with pytest.raises(InputError, match="not the name of a shard"):
+        shards.write(name, IMAGES)
+    with pytest.raises(InputError, match="not the name of a shard"):
+        shards.read(name)
