@@ -44,7 +44,7 @@ def prefect_page(port: int, database: Database | None) -> Program:
 
 def mlflow_page(root: Path, port: int, database: Database | None) -> Program:
     """Return MLflow's server, over the database that runs in `root` write to, or the team's."""
-    from pipeline.tracking.mlflow import default_tracking_uri, local_tracking_uri
+    from pipeline.tracking.mlflow import default_tracking_uri, local_tracking_uri, open_client
 
     url = f"http://{HOST}:{port}"
     files = (root / "mlartifacts").absolute().as_uri()
@@ -53,6 +53,7 @@ def mlflow_page(root: Path, port: int, database: Database | None) -> Program:
         store = default_tracking_uri(root)
         if store.startswith(("http:", "https:")):
             store = local_tracking_uri(root)
+        open_client(store)  # makes the database whole: the server may be stopped while it does so
         # Runs in this folder write into it themselves, so files have their address on this disk.
         stored = ("--default-artifact-root", files)
         environment: dict[str, str | None] = {}
