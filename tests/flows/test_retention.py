@@ -5,7 +5,12 @@ import time
 import pytest
 from filelock import FileLock
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowFilter,
+    FlowFilterName,
+)
 
 from flows.augment import augment
 from flows.leftovers import old_logs, old_work, remove
@@ -198,11 +203,11 @@ def test_old_flow_runs_go_and_the_newest_and_the_young_stay(project, monkeypatch
 
 
 def _augment_runs(client):
-    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-
-    return client.read_flow_runs(
+    """Ended runs alone: other tests leave running ones on the same server."""
+    runs = client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=["augment"])), limit=200
     )
+    return [run for run in runs if run.state.is_final()]
 
 
 def test_a_folder_that_is_not_there_is_named(project):
