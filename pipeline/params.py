@@ -46,10 +46,18 @@ BaselineName = Literal[
     "cutmix",
     "smote",
     "pseudo_labels",
+    "pseudo_labels_soft",
     "retrieval",
 ]
 SyntheticArmName = Literal[
-    "mixed", "mixed_plain", "mixed_strong", "mixed_downweighted", "pretrained", "synthetic_only"
+    "mixed",
+    "mixed_plain",
+    "mixed_strong",
+    "mixed_mixup",
+    "mixed_cutmix",
+    "mixed_downweighted",
+    "pretrained",
+    "synthetic_only",
 ]
 ArmName = BaselineName | SyntheticArmName
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
@@ -57,6 +65,8 @@ DEFAULT_ARMS: tuple[ArmName, ...] = (
     *(name for name in BASELINES if name != "real_balanced"),
     "mixed",
     "mixed_strong",
+    "mixed_mixup",
+    "mixed_cutmix",
     "mixed_downweighted",
     "pretrained",
     "synthetic_only",
@@ -658,8 +668,8 @@ class EvaluateParams(Section):
         DEFAULT_ARMS,
         min_length=1,
         strict=False,  # a list of YAML is taken for the tuple; its items are still checked
-        description="what is compared; pseudo_labels and retrieval need unlabelled images, and "
-        "are left out where there are none",
+        description="what is compared; pseudo_labels, pseudo_labels_soft and retrieval need "
+        "unlabelled images, and are left out where there are none",
     )
     mixed_shares: tuple[Fraction, ...] = Field(
         (0.5, 0.25, 0.75),
@@ -736,7 +746,8 @@ class EvaluateParams(Section):
         if not any(arm not in (*BASELINES, "synthetic_only") for arm in self.arms):
             raise ValueError(
                 "arms needs one with real and synthetic images, which the verdict is about: mixed, "
-                "mixed_plain, mixed_strong, mixed_downweighted or pretrained"
+                "mixed_plain, mixed_strong, mixed_mixup, mixed_cutmix, mixed_downweighted or "
+                "pretrained"
             )
         return self
 

@@ -19,7 +19,7 @@ from pipeline.hashing import digest_json
 from pipeline.params import ArmName
 
 Role = Literal["baseline", "synthetic", "synthetic_only"]
-Added = Literal["synthetic", "smote", "pseudo_labels", "retrieval"]
+Added = Literal["synthetic", "smote", "pseudo_labels", "pseudo_labels_soft", "retrieval"]
 LossName = Literal["cross_entropy", "class_weighted", "logit_adjusted", "focal"]
 Mix = Literal["none", "mixup", "cutmix"]
 Rows = npt.NDArray[np.int64]
@@ -31,6 +31,7 @@ _TWINS: dict[Policy, str] = {
     "light": "real_augmented",
     "strong": "real_augmented_strong",
 }
+OF_POOL: tuple[Added, ...] = ("pseudo_labels", "pseudo_labels_soft", "retrieval")
 BY_USER = "_mixed"  # ends the name of a user's script that sees synthetic rows
 
 
@@ -81,6 +82,8 @@ class Arm:
             return None
         if self.by_user:
             return self.name.removesuffix(BY_USER)
+        if self.mix != "none":
+            return self.mix
         return _TWINS[self.augmentation]
 
     def at_step(self, step: int, steps: int) -> "Arm":
@@ -213,7 +216,7 @@ def _family(
             family = Family(
                 Arm(name, "baseline", None, policy, mix=name), rates, "strength", alphas
             )
-        case "smote" | "pseudo_labels" | "retrieval":
+        case "smote" | "pseudo_labels" | "pseudo_labels_soft" | "retrieval":
             rival = Arm(name, "baseline", half[0], policy, True, name)
             family = Family(rival, rates, "share", half)
         case "mixed":
@@ -222,6 +225,12 @@ def _family(
             family = Family(replace(synthetic, augmentation="none"), rates, "share", shares)
         case "mixed_strong":
             family = Family(replace(synthetic, augmentation="strong"), rates, "share", shares)
+        case "mixed_mixup":
+            blended = replace(synthetic, mix="mixup", strength=0.2)
+            family = Family(blended, rates, "share", shares)
+        case "mixed_cutmix":
+            pasted = replace(synthetic, mix="cutmix", strength=0.5)
+            family = Family(pasted, rates, "share", shares)
         case "mixed_downweighted":
             family = Family(synthetic, rates, "added_weight", (0.5, 0.25, 0.1))
         case "pretrained":

@@ -16,14 +16,15 @@ from pipeline.data.store import (
     read_samples,
     without_held_out_repeats,
 )
-from pipeline.downstream.arms import Added, Pools, make_pools
+from pipeline.downstream.arms import OF_POOL, Added, Pools, make_pools
 from pipeline.downstream.corruptions import CORRUPTIONS, corrupt
 from pipeline.errors import StageError
 from pipeline.folders import write_bytes
 from pipeline.seeds import derive_seed
 
 _MOST_CORRUPTED = 1000  # test rows that are looked at under each corruption
-_KINDS: tuple[Added, ...] = ("smote", "pseudo_labels", "retrieval")
+_KINDS: tuple[Added, ...] = ("smote", *OF_POOL)
+Probabilities = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Bench:
         classes: number of classes.
         real_images: number of real training rows.
         corrupted: (C, M, H, W, C) uint8, some test rows under each corruption; None is none.
+        targets: (N, K) probabilities of the classes of each training row, 1 at its label where
+            nothing else is known; None is that for all rows.
     """
 
     images: Images
@@ -49,6 +52,7 @@ class Bench:
     classes: int
     real_images: int
     corrupted: Images | None = None
+    targets: Probabilities | None = None
 
 
 @dataclass(frozen=True)
@@ -59,26 +63,50 @@ class Rivals:
         images: (N, H, W, C) uint8.
         labels: (N,) int64 class that each is taken for.
         kinds: (N,) index into the kinds of `Added` but the first.
+        probabilities: (N, K) of the classes, 1 at the label where nothing else is known.
     """
 
     images: Images
     labels: npt.NDArray[np.int64]
     kinds: npt.NDArray[np.int64]
+    probabilities: Probabilities
 
     def mask(self, kind: Added) -> npt.NDArray[np.bool_]:
         """Return which rows are of a kind."""
         return np.asarray(self.kinds == _KINDS.index(kind))
 
 
-def join_rivals(parts: dict[Added, tuple[Images, npt.NDArray[np.int64]]]) -> Rivals:
-    """Return the rows of all kinds together."""
+def join_rivals(
+    parts: dict[Added, tuple[Images, npt.NDArray[np.int64]]],
+    classes: int,
+    soft: dict[Added, Probabilities] | None = None,
+) -> Rivals:
+    """Return the rows of all kinds together.
+
+    Args:
+        parts: kind -> images and labels of its rows.
+        classes: number of classes.
+        soft: kind -> (N, K) probabilities of its rows, where more than a label is known.
+    """
+    known = soft or {}
     return Rivals(
         np.concatenate([images for images, _ in parts.values()]),
         np.concatenate([labels for _, labels in parts.values()]),
         np.concatenate(
             [np.full(len(labels), _KINDS.index(kind)) for kind, (_, labels) in parts.items()]
         ).astype(np.int64),
+        np.concatenate(
+            [
+                known[kind] if kind in known else certain(labels, classes)
+                for kind, (_, labels) in parts.items()
+            ]
+        ),
     )
+
+
+def certain(labels: npt.NDArray[np.int64], classes: int) -> Probabilities:
+    """Return (N, K) probabilities that are 1 at the label."""
+    return np.asarray(labels[:, None] == np.arange(classes), dtype=np.float16)
 
 
 def read_bench(dataset: Path, accepted: Path, rivals: Path | None = None, seed: int = 0) -> Bench:
@@ -99,12 +127,14 @@ def read_bench(dataset: Path, accepted: Path, rivals: Path | None = None, seed: 
     synthetic = np.asarray([origin == "synthetic" for origin in training.origins], dtype=bool)
     images, labels = training.images, training.labels
     others: dict[Added, npt.NDArray[np.bool_]] = {}
+    targets: Probabilities | None = None
     if rivals is not None:
         more = read_rivals(rivals)
         none = np.zeros(len(labels), dtype=bool)
         others = {kind: np.concatenate([none, more.mask(kind)]) for kind in _KINDS}
         synthetic = np.concatenate([synthetic, np.zeros(len(more.labels), dtype=bool)])
         images = np.concatenate([images, more.images])
+        targets = np.concatenate([certain(labels, classes), more.probabilities])
         labels = np.concatenate([labels, more.labels])
     test = split == "test"
     shown = corrupted_rows(rows.labels[test])
@@ -122,6 +152,7 @@ def read_bench(dataset: Path, accepted: Path, rivals: Path | None = None, seed: 
                 for name in CORRUPTIONS
             ]
         ),
+        targets=targets,
     )
 
 
@@ -135,7 +166,7 @@ def corrupted_rows(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def write_rivals(path: Path, rivals: Rivals) -> None:
     """Write the rows that baselines add, for the workers to read."""
     buffer = io.BytesIO()
-    np.savez(buffer, images=rivals.images, labels=rivals.labels, kinds=rivals.kinds)
+    np.savez(buffer, **vars(rivals))
     write_bytes(path, buffer.getvalue())
 
 
@@ -148,7 +179,7 @@ def read_rivals(path: Path) -> Rivals:
     try:
         # Through memory: np.load leaves a damaged file open.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            return Rivals(file["images"], file["labels"], file["kinds"])
+            return Rivals(**{name: file[name] for name in Rivals.__dataclass_fields__})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         raise StageError(
             f"{path}: not readable; run `replenish evaluate --force`, which makes it anew"

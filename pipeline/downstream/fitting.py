@@ -131,7 +131,11 @@ def fit_pair(
         weights = None
         if arm.added_weight != 1.0:
             weights = torch.from_numpy(np.where(draw.use_added, arm.added_weight, 1.0)).float()
-        batch = Batch(images, torch.from_numpy(bench.labels[rows]), weights=weights)
+        targets = None
+        if arm.added == "pseudo_labels_soft" and bench.targets is not None:
+            targets = torch.from_numpy(bench.targets[rows]).float()
+        labels = torch.from_numpy(bench.labels[rows])
+        batch = Batch(images, labels, weights=weights, targets=targets)
         return batch if arm.mix == "none" else mix_rows(batch, arm.mix, arm.strength, random)
 
     settings = FitSettings(steps, arm.learning_rate, params.weight_decay, weights)

@@ -12,7 +12,7 @@ from pipeline.features.classifier import Batch
 def mix_rows(
     batch: Batch, how: Literal["mixup", "cutmix"], alpha: float, random: np.random.Generator
 ) -> Batch:
-    """Return the batch with each row mixed with another row of it.
+    """Return the batch with each row mixed with another row of it; probabilities are blended too.
 
     mixup (Zhang et al. 2018, equation 1): lambda x_i + (1 - lambda) x_j, lambda from Beta(alpha,
     alpha) for each row. cutmix (Yun et al. 2019, equations 1 and 2): a box of x_j, of 1 - lambda of
@@ -36,6 +36,10 @@ def mix_rows(
         boxes = _boxes(lambdas, batch.images.shape[2], batch.images.shape[3], random)
         images = torch.where(boxes[:, None], batch.images[partner], batch.images)
         mix = 1.0 - boxes.float().mean(dim=(1, 2))
+    if batch.targets is not None:
+        left = mix.float()[:, None]
+        targets = left * batch.targets + (1 - left) * batch.targets[partner]
+        return Batch(images, batch.labels, weights=batch.weights, targets=targets)
     return Batch(images, batch.labels, batch.labels[partner], mix, batch.weights)
 
 

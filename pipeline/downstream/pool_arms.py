@@ -9,8 +9,15 @@ from scipy.special import softmax
 from pipeline.data.images import Images
 from pipeline.data.store import read_samples
 from pipeline.device import pick_device, torch_threads
-from pipeline.downstream.arms import Added, Arm
-from pipeline.downstream.bench import Bench, Rivals, join_rivals, read_bench, write_rivals
+from pipeline.downstream.arms import OF_POOL, Added, Arm
+from pipeline.downstream.bench import (
+    Bench,
+    Probabilities,
+    Rivals,
+    join_rivals,
+    read_bench,
+    write_rivals,
+)
 from pipeline.downstream.fitting import fit_pair
 from pipeline.downstream.rivals import (
     Floats,
@@ -25,10 +32,15 @@ from pipeline.params import EvaluateParams
 from pipeline.seeds import derive_seed, numpy_generator
 from pipeline.tracking.tracker import Tracker
 
-_TEACHERS = 3  # classifiers whose mean probability is a pseudo-label's
 _TEACHER_SEED = 2_000_000  # their repetitions: none of them is scored
 _MOST_POOL = 20_000  # pool rows that are looked at
-_TEACHER = Arm("real_augmented", "baseline", None, "light")
+# Classifiers whose mean probability is a pseudo-label's. Of unlike kinds: which one is best differs
+# by the set, and the mean of three kinds is near the best kind's (docs/log.md).
+_TEACHERS = (
+    Arm("real_augmented", "baseline", None, "light"),
+    Arm("real_augmented_strong", "baseline", None, "strong"),
+    Arm("cutmix", "baseline", None, "light", mix="cutmix", strength=0.5),
+)
 
 
 def make_rivals(
@@ -69,7 +81,8 @@ def _make(
     if "smote" in kinds:
         seed = derive_seed(params.seed, "evaluate", "smote") % 2**31
         parts["smote"] = smote_rows(images, labels, seed)
-    if "pseudo_labels" in kinds or "retrieval" in kinds:
+    soft: dict[Added, Probabilities] = {}
+    if any(kind in OF_POOL for kind in kinds):
         pool = read_samples(dataset, ("pool",)).images
         if len(pool) > _MOST_POOL:
             random = numpy_generator(params.seed, "evaluate", "pool")
@@ -78,9 +91,13 @@ def _make(
         if "pseudo_labels" in kinds:
             found = pseudo_labelled(pool, chances, params.pseudo_confidence, most)
             parts["pseudo_labels"] = found
+        if "pseudo_labels_soft" in kinds:
+            mean = np.mean(chances, axis=0)
+            parts["pseudo_labels_soft"] = pool, mean.argmax(axis=1).astype(np.int64)
+            soft["pseudo_labels_soft"] = mean.astype(np.float16)
         if "retrieval" in kinds:
             parts["retrieval"] = retrieved(pool, of_pool, of_real, labels, most)
-    return join_rivals(parts)
+    return join_rivals(parts, bench.classes, soft)
 
 
 def _taught(
@@ -90,13 +107,13 @@ def _taught(
     device = pick_device(params.execution.device)
     chances: list[Floats] = []
     features: list[Floats] = []
-    for number in range(_TEACHERS):
-        tracker.progress("teachers", number, _TEACHERS, "runs")
+    for number, teacher in enumerate(_TEACHERS):
+        tracker.progress("teachers", number, len(_TEACHERS), "runs")
         with torch_threads(1):  # as all classifiers are trained
-            pair = (_TEACHER, _TEACHER_SEED + number)
+            pair = (teacher, _TEACHER_SEED + number)
             model = fit_pair(bench, params, pair, device)
             chances.append(softmax(predict(model, pool).astype(np.float64), axis=1))
             if not features:
                 features = [embed(model, rows).astype(np.float64) for rows in (pool, images)]
-    tracker.progress("teachers", _TEACHERS, _TEACHERS, "runs")
+    tracker.progress("teachers", len(_TEACHERS), len(_TEACHERS), "runs")
     return chances, features[0], features[1]

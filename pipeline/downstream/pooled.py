@@ -29,6 +29,8 @@ _TWINS = {
     "mixed": "real_augmented",
     "mixed_plain": "real_balanced",
     "mixed_strong": "real_augmented_strong",
+    "mixed_mixup": "mixup",
+    "mixed_cutmix": "cutmix",
     "mixed_downweighted": "real_augmented",
     "pretrained": "real_augmented",
 }

@@ -302,9 +302,11 @@ def describe_settings(arm: Arm) -> dict[str, float | str]:
     settings: dict[str, float | str] = {}
     if not arm.by_user:
         settings["learning_rate"] = arm.learning_rate
-    strengths = {"focal": "gamma", "logit_adjusted": "tau", "mixup": "alpha", "cutmix": "alpha"}
-    if arm.name in strengths:
-        settings[strengths[arm.name]] = arm.strength
+    strengths = {"focal": "gamma", "logit_adjusted": "tau"}
+    if arm.mix != "none":
+        settings["alpha"] = arm.strength
+    elif arm.loss in strengths:
+        settings[strengths[arm.loss]] = arm.strength
     if arm.share is not None:
         settings["share"] = arm.share
     if arm.added_weight != 1.0:
@@ -323,6 +325,7 @@ def describe_arm(arm: Arm) -> str:
         "synthetic": "synthetic",
         "smote": "SMOTE's in-between rows",
         "pseudo_labels": "unlabelled images with a sure pseudo-label",
+        "pseudo_labels_soft": "unlabelled images with the probabilities of an ensemble",
         "retrieval": "unlabelled images next to a labelled one",
     }
     parts = [f"real rows, {drawn}"]

@@ -54,6 +54,8 @@ class Batch:
         mix: (B,) in [0, 1], the weight of the loss at `labels`; that at `mixed_labels` has the
             rest (Zhang et al. 2018, MixUp; Yun et al. 2019, CutMix). Given with `mixed_labels`.
         weights: (B,) >= 0, how much each row counts against the others of its batch.
+        targets: (B, K) probabilities that stand in the place of all labels: the loss is then their
+            cross entropy (Hinton et al. 2015, with temperature 1).
     """
 
     images: Tensor
@@ -61,6 +63,7 @@ class Batch:
     mixed_labels: Tensor | None = None
     mix: Tensor | None = None
     weights: Tensor | None = None
+    targets: Tensor | None = None
 
 
 NextBatch = Callable[[int], Batch | tuple[Tensor, Tensor]]
@@ -218,9 +221,17 @@ def batch_loss(logits: Tensor, batch: Batch, loss: Loss | None = None) -> Tensor
         logits: (B, K) float32.
         batch: labels, and what else it holds; its images are not looked at.
         loss: of each row; cross entropy where none is given.
+
+    Raises:
+        ValueError: a loss of labels for a batch of probabilities.
     """
     device = logits.device
     labels = batch.labels.to(device)
+    if batch.targets is not None:
+        if loss is not None:
+            raise ValueError("a loss of labels does not take probabilities in their place")
+        rows = functional.cross_entropy(logits, batch.targets.to(device), reduction="none")
+        return rows.mean() if batch.weights is None else _weighted(rows, batch.weights)
     if loss is None and batch.mix is None and batch.weights is None:
         return functional.cross_entropy(logits, labels)
     row_loss = loss or cross_entropy
@@ -228,9 +239,11 @@ def batch_loss(logits: Tensor, batch: Batch, loss: Loss | None = None) -> Tensor
     if batch.mixed_labels is not None and batch.mix is not None:
         mix = batch.mix.to(device)
         rows = mix * rows + (1 - mix) * row_loss(logits, batch.mixed_labels.to(device))
-    if batch.weights is None:
-        return rows.mean()
-    weights = batch.weights.to(device)
+    return rows.mean() if batch.weights is None else _weighted(rows, batch.weights)
+
+
+def _weighted(rows: Tensor, weights: Tensor) -> Tensor:
+    weights = weights.to(rows.device)
     # A batch in which nothing counts teaches nothing: 0, not 0 / 0.
     return (weights * rows).sum() / weights.sum().clamp_min(torch.finfo(rows.dtype).tiny)
 

@@ -33,7 +33,7 @@ STAGES: dict[StageName, StageSpec] = {
     "train": StageSpec(inputs=("prepare", "pretrain"), plots=("curve.csv", "checks.csv")),
     "synthesize": StageSpec(inputs=("prepare", "train"), metrics=("metrics.json",)),
     "evaluate": StageSpec(
-        inputs=("prepare", "synthesize"),
+        inputs=("prepare", "train", "synthesize"),
         metrics=("metrics.json",),
         plots=("arms.csv", "per_class.csv"),
     ),

@@ -20,7 +20,7 @@ from pipeline.data.store import (
     rows_digest,
     without_held_out_repeats,
 )
-from pipeline.downstream.arms import plan_arms
+from pipeline.downstream.arms import OF_POOL, plan_arms
 from pipeline.downstream.comparison import Comparison, HeldOut, compare
 from pipeline.downstream.fitting import classifier_steps
 from pipeline.downstream.pool_arms import make_rivals
@@ -117,7 +117,7 @@ def evaluate(
         family
         for family in plan_arms(params.arms, params.mixed_shares, params.learning_rates)
         if (len(synthetic) or family.arm.role != "synthetic_only")
-        and (len(pool) or family.arm.added not in ("pseudo_labels", "retrieval"))
+        and (len(pool) or family.arm.added not in OF_POOL)
     ]
     runs = out / _RUNS
     wanted = [family.arm.added for family in families if family.arm.added]

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pipeline.downstream.mixing import mix_rows
-from pipeline.features.classifier import Batch
+from pipeline.features.classifier import Batch, batch_loss
 
 N, SIDE = 64, 12
 
@@ -48,3 +48,15 @@ def test_the_generator_decides(how) -> None:
     )
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("how", ["mixup", "cutmix"])
+def test_probabilities_are_blended_as_labels_are(how) -> None:
+    hard = batch()
+    certain = Batch(hard.images, hard.labels, targets=torch.eye(N))
+    by_label = mix_rows(hard, how, 1.0, np.random.default_rng(3))
+    blended = mix_rows(certain, how, 1.0, np.random.default_rng(3))
+    logits = torch.randn(N, N, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(batch_loss(logits, blended), batch_loss(logits, by_label))
+    assert blended.targets is not None
+    torch.testing.assert_close(blended.targets.sum(dim=1), torch.ones(N))

@@ -1,5 +1,6 @@
 import numpy as np
 
+from pipeline.downstream.bench import join_rivals, read_rivals, write_rivals
 from pipeline.downstream.rivals import pseudo_labelled, retrieved, smote_rows
 
 RANDOM = np.random.default_rng(0)
@@ -41,3 +42,17 @@ def test_retrieved_rows_have_the_label_of_the_nearest_training_row() -> None:
     features = np.array([[5.0, 0.0], [0.0, 0.5]])
     images, labels = retrieved(pool, of_pool, features, np.array([1, 0]), most=1)
     assert dict(zip(images.ravel().tolist(), labels.tolist(), strict=True)) == {0: 1, 3: 0}
+
+
+def test_rows_keep_the_probabilities_that_are_known_of_them(tmp_path) -> None:
+    images, labels = np.zeros((2, 4, 4, 1), np.uint8), np.array([1, 0])
+    soft = np.array([[0.25, 0.75], [0.5, 0.5]], dtype=np.float16)
+    made = join_rivals(
+        {"pseudo_labels": (images, labels), "pseudo_labels_soft": (images, labels)},
+        classes=2,
+        soft={"pseudo_labels_soft": soft},
+    )
+    write_rivals(tmp_path / "rivals.npz", made)
+    found = read_rivals(tmp_path / "rivals.npz")
+    assert found.probabilities[found.mask("pseudo_labels")].tolist() == [[0, 1], [1, 0]]
+    assert found.probabilities[found.mask("pseudo_labels_soft")].tolist() == soft.tolist()

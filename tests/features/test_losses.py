@@ -112,3 +112,15 @@ def test_a_given_loss_takes_the_place_of_cross_entropy() -> None:
     given = logits()
     found = batch_loss(given, Batch(torch.zeros(0), LABELS), focal(2.0))
     torch.testing.assert_close(found, focal(2.0)(given, LABELS).mean())
+
+
+def test_probabilities_stand_in_the_place_of_labels() -> None:
+    given = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    targets = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    batch = Batch(torch.zeros(0), torch.zeros(2, dtype=torch.int64), targets=targets)
+    each = -(targets * given.log_softmax(dim=1)).sum(dim=1)
+    torch.testing.assert_close(batch_loss(given, batch), each.mean())
+    weighted = Batch(batch.images, batch.labels, weights=torch.tensor([3.0, 1.0]), targets=targets)
+    torch.testing.assert_close(batch_loss(given, weighted), (3 * each[0] + each[1]) / 4)
+    with pytest.raises(ValueError, match="does not take probabilities"):
+        batch_loss(given, batch, focal(2.0))

@@ -177,12 +177,25 @@ def test_the_search_tries_as_much_for_every_arm_and_keeps_the_best(
 
 
 def test_rivals_of_the_pool_take_part_where_there_is_one(tmp_path: Path, recording_tracker) -> None:
-    names = ("real_augmented", "smote", "pseudo_labels", "retrieval", "mixed")
+    names = (
+        "real_augmented",
+        "smote",
+        "pseudo_labels",
+        "pseudo_labels_soft",
+        "retrieval",
+        "mixed",
+        "mixed_cutmix",
+    )
     settings = params(arms=names, pseudo_confidence=0.0)
     inputs = make_inputs(tmp_path / "without")
     run(settings, inputs, tmp_path / "without" / "evaluate", recording_tracker)
     verdict = json.loads((tmp_path / "without" / "evaluate" / "verdict.json").read_text())
-    assert [arm["name"] for arm in verdict["arms"]] == ["real_augmented", "smote", "mixed"]
+    assert [arm["name"] for arm in verdict["arms"]] == [
+        "real_augmented",
+        "smote",
+        "mixed",
+        "mixed_cutmix",
+    ]
     pool = make_samples(
         bars(1, 9, np.random.default_rng(7)), np.full(9, UNLABELLED), "pool", "real"
     )
