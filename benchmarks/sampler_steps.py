@@ -88,7 +88,7 @@ def train_digits(root: Path, steps: int | None, **params: Any) -> Path:
     """Prepare and train on the embedded digits; return the folder of the stages."""
     prepare.run(PrepareParams(pool_path=str(root / "none")), {}, root / "prepare", NullTracker())
     inputs = {"prepare": root / "prepare"}
-    pretrain.run(PretrainParams(), inputs, root / "pretrain", NullTracker())
+    pretrain.run(PretrainParams(base="none"), inputs, root / "pretrain", NullTracker())
     inputs["pretrain"] = root / "pretrain"
     train.run(TrainParams(steps=steps, **params), inputs, root / "train", NullTracker())
     return root

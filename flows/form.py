@@ -38,10 +38,10 @@ class Data(_Group):
 class Generator(_Group):
     """The diffusion model: what it starts from, and how long it is trained."""
 
-    base: Literal["none", "pool", "folder", "hub", "run"] | None = Field(
+    base: Literal["auto", "none", "pool", "folder", "hub", "run"] | None = Field(
         None,
-        description="what it starts from: none, pool (unlabelled images), folder (diffusers), hub "
-        "(Hugging Face) or run (an earlier one)",
+        description="what it starts from: none, pool (unlabelled images), auto (one of these, by "
+        "the recipe), folder (diffusers), hub (Hugging Face) or run (an earlier one)",
     )
     base_path: str | None = Field(
         None, min_length=1, description="folder of the base of `folder` and `run`"

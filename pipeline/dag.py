@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.params import GENERATOR_KEYS, SECTIONS, StageName
+from pipeline.params import GENERATOR_KEYS, ROOT_KEYS, SECTION_TYPES, SECTIONS, StageName
 from pipeline.sources import import_closure
 from pipeline.stages import STAGES, stage_module
 
@@ -92,17 +92,24 @@ def _stage(name: StageName) -> dict[str, Any]:
         "pretrain": ["${pretrain.path}"],
         "synthesize": ["${synthesize.mask_path}", "${synthesize.encoder_path}"],
     }.get(name, [])
+    root = [key for key in ROOT_KEYS if key in SECTION_TYPES[name].model_fields]
     copied = [f"train.{key}" for key in GENERATOR_KEYS] if name == "pretrain" else []
     return {
         "cmd": f"python -m pipeline {name}",
         "deps": [
             *import_closure(stage_module(name)),
             *(
-                f"artifacts/{'/'.join(filter(None, (needed, STAGES[name].only.get(needed))))}"
+                f"artifacts/{path}"
                 for needed in STAGES[name].inputs
+                for path in _read_paths(name, needed)
             ),
             *raw,
         ],
-        "params": ["seed", name, *copied],
+        "params": [*root, name, *copied],
         "outs": [f"artifacts/{name}"],
     }
+
+
+def _read_paths(name: StageName, needed: StageName) -> list[str]:
+    files = STAGES[name].only.get(needed)
+    return [needed] if files is None else [f"{needed}/{file}" for file in files]

@@ -1,7 +1,7 @@
 """Typed, frozen models that mirror params.yaml: one section a stage, of the same name.
 
 A stage receives its own section and nothing else. The root keys `seed` and `execution` are copied
-into every section when the file is read.
+into every section when the file is read, `recipe` into `prepare`.
 """
 
 import json
@@ -30,6 +30,7 @@ _MAX_PARAMS_BYTES = 1 << 17
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Strength = Annotated[float, Field(ge=0.0, le=1.0)]
+RecipeName = Literal["auto", "none"]
 TransformName = Literal["flip", "flip_vertical", "translate", "rotate", "scale"]
 _HUB_ID = (
     r"^[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*(@[A-Za-z0-9_][A-Za-z0-9_./-]*)?$"
@@ -230,6 +231,7 @@ SourceName = Literal[
 class PrepareParams(Section):
     """Read the images, check them, split them, write the sample store."""
 
+    recipe: RecipeName = Field("auto", description="choose settings by the set? Said by prepare")
     source: SourceName = Field(
         "digits",
         description="digits (embedded), or the format of `path`; auto = as recognised; "
@@ -246,8 +248,7 @@ class PrepareParams(Section):
     pool_path: str = Field(
         "data/pool",
         min_length=1,
-        description="folder of unlabelled images, for pretrain.base = pool; may be empty or "
-        "missing",
+        description="folder of unlabelled images, for a base of the pool; may be empty or missing",
     )
     image_size_px: int | None = Field(
         None, ge=8, le=128, multiple_of=4, description="side in px; null = from the data"
@@ -377,8 +378,8 @@ class GeneratorParams(Section):
 class PretrainParams(GeneratorParams):
     """Find or make the base that the class-conditional model is fine-tuned from."""
 
-    base: Literal["none", "pool", "folder", "hub", "run"] = Field(
-        "none", description="where the base comes from"
+    base: Literal["auto", "none", "pool", "folder", "hub", "run"] = Field(
+        "auto", description="where the base comes from; auto = none or pool, as the recipe chose"
     )
     path: str = Field("data/base", min_length=1, description="folder of `folder` and `run`")
     hub_id: str | None = Field(
@@ -786,12 +787,17 @@ class ReportParams(Section):
 StageName = Literal["prepare", "pretrain", "train", "synthesize", "evaluate", "assemble", "report"]
 # Keys of `train` that pretrain reads too.
 GENERATOR_KEYS = tuple(sorted(set(GeneratorParams.model_fields) - set(Section.model_fields)))
+# Keys of the root that decide results; sections that have them take their values from there.
+ROOT_KEYS = ("seed", "recipe")
 
 
 class Params(_Frozen):
     """The whole of params.yaml."""
 
     seed: int = Field(0, ge=0, lt=2**31)
+    recipe: RecipeName = Field(
+        "auto", description="choose what is `auto` by the set, and say which gain to expect?"
+    )
     execution: Execution = Execution()
     servers: Servers = Servers()
     prepare: PrepareParams = PrepareParams()
@@ -807,12 +813,14 @@ class Params(_Frozen):
     def _share_root_keys(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        shared = {key: data[key] for key in ("seed", "execution") if key in data}
+        shared = {key: data[key] for key in (*ROOT_KEYS, "execution") if key in data}
         filled = dict(data)
         for name in SECTIONS:
             section = data.get(name, {})
             if isinstance(section, dict):
-                filled[name] = {**shared, **section}
+                fields = SECTION_TYPES[name].model_fields
+                taken = {key: value for key, value in shared.items() if key in fields}
+                filled[name] = {**taken, **section}
         train, pretrain = filled.get("train"), filled.get("pretrain")
         if isinstance(train, dict) and isinstance(pretrain, dict):
             also = {key: train[key] for key in GENERATOR_KEYS if key in train}

@@ -21,6 +21,8 @@ from pipeline.data.store_writer import write_store
 from pipeline.folders import read_manifest, write_bytes, write_json, write_manifest
 from pipeline.hashing import digest_json
 from pipeline.params import Params
+from pipeline.recipe.advice import write_recipe
+from pipeline.recipe.facts import set_facts
 from pipeline.stages import STAGES
 
 DIGITS = tuple(f"digit {k}" for k in range(10))
@@ -101,9 +103,11 @@ def finish(folder: Path, params: Params) -> None:
     for needed in spec.inputs:
         manifest = read_manifest(folder.parent / needed)
         if manifest is not None:
-            file = spec.only.get(needed)
-            name = f"{needed}/{file}" if file else needed
-            inputs[name] = manifest.files[file] if file else manifest.digest
+            files = spec.only.get(needed)
+            if files is None:
+                inputs[needed] = manifest.digest
+            else:
+                inputs |= {f"{needed}/{file}": manifest.files[file] for file in files}
     section = getattr(params, folder.name)
     write_manifest(folder, folder.name, "key", section.identity(), inputs)
 
@@ -156,6 +160,7 @@ def _write_prepare(folder: Path, fake: Fake, real: Samples) -> None:
     line = {"file": "digit 0/broken.png", "reason": "unreadable", "detail": "truncated"}
     write_bytes(folder / "quarantine.jsonl", (json.dumps(line) + "\n").encode())
     write_bytes(folder / "unlabelled_ids.txt", "\n".join(_training_ids(real)).encode())
+    write_recipe(folder, "auto", set_facts(info))
     summary = {
         "classes": list(fake.classes),
         "image_size_px": info.image_size_px,

@@ -40,7 +40,7 @@ def test_help_names_every_command_with_an_example():
         ("sampler=x", "sampler is not a known key"),
         (
             "pretrain.base=magic",
-            "pretrain.base = \"magic\": input should be 'none', 'pool', 'folder'",
+            "pretrain.base = \"magic\": input should be 'auto', 'none', 'pool'",
         ),
         ("pretrain.base=hub", "base hub needs hub_id, such as owner/name"),
         ("train.augment=[spin]", "train.augment.0 = \"spin\": input should be 'flip', 'flip_vert"),

@@ -6,7 +6,15 @@ from pathlib import Path
 import yaml
 
 from pipeline.dag import dvc_file
-from pipeline.params import GENERATOR_KEYS, SECTIONS, Execution, Params, Servers, load_params
+from pipeline.params import (
+    GENERATOR_KEYS,
+    ROOT_KEYS,
+    SECTIONS,
+    Execution,
+    Params,
+    Servers,
+    load_params,
+)
 from pipeline.sources import import_closure
 from pipeline.stages import STAGES, stage_module
 
@@ -24,23 +32,29 @@ def test_dvc_yaml_lists_stages_params_deps_and_outs():
         assert stage["cmd"] == f"python -m pipeline {name}"
         assert stage["outs"] == [f"artifacts/{name}"]
         copied = [f"train.{key}" for key in GENERATOR_KEYS] if name == "pretrain" else []
-        assert stage["params"] == ["seed", name, *copied]
+        root = ["seed", "recipe"] if name == "prepare" else ["seed"]
+        assert stage["params"] == [*root, name, *copied]
         sources = [d for d in stage["deps"] if d.endswith((".py", ".j2"))]
         assert tuple(sources) == import_closure(stage_module(name))
-        inputs = [d for d in stage["deps"] if d.startswith("artifacts/")]
-        assert len(inputs) == len(STAGES[name].inputs)
-        for found, needed in zip(inputs, STAGES[name].inputs, strict=True):
-            file = STAGES[name].only.get(needed)
-            assert found == f"artifacts/{needed}" + (f"/{file}" if file else "")
+        wanted: list[str] = []
+        for needed in STAGES[name].inputs:
+            files = STAGES[name].only.get(needed)
+            wanted += [f"artifacts/{needed}/{file}" for file in files] if files else []
+            wanted += [] if files else [f"artifacts/{needed}"]
+        assert [d for d in stage["deps"] if d.startswith("artifacts/")] == wanted
     assert document["stages"]["prepare"]["deps"][-2:] == [
         "${prepare.path}",
         "${prepare.pool_path}",
     ]
 
 
-def test_pretrain_depends_on_ids_its_base_and_the_shared_keys():
+def test_pretrain_depends_on_ids_the_recipe_its_base_and_the_shared_keys():
     stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["pretrain"]
-    assert stage["deps"][-2:] == ["artifacts/prepare/unlabelled_ids.txt", "${pretrain.path}"]
+    assert stage["deps"][-3:] == [
+        "artifacts/prepare/unlabelled_ids.txt",
+        "artifacts/prepare/settings.json",
+        "${pretrain.path}",
+    ]
     assert "artifacts/prepare" not in stage["deps"]
     assert {"train.base_channels", "train.schedule", "train.augment"} <= set(stage["params"])
     assert not {"train", "train.steps", "train.class_map"} & set(stage["params"])
@@ -88,8 +102,8 @@ def test_params_yaml_is_the_defaults_and_names_every_key():
     for name in SECTIONS:
         model = type(getattr(Params(), name))
         copied = set(GENERATOR_KEYS) if name == "pretrain" else set()
-        assert set(document[name]) == set(model.model_fields) - {"seed", "execution"} - copied
-    assert set(document) == {"seed", "execution", "servers", *SECTIONS}
+        assert set(document[name]) == set(model.model_fields) - {*ROOT_KEYS, "execution"} - copied
+    assert set(document) == {*ROOT_KEYS, "execution", "servers", *SECTIONS}
     assert set(document["servers"]) == set(Servers.model_fields)
     assert set(document["execution"]) == set(Execution.model_fields)
 

@@ -25,6 +25,17 @@ def test_seed_and_execution_reach_every_section(tmp_path: Path) -> None:
     assert {getattr(params, name).execution.device for name in SECTIONS} == {"cpu"}
 
 
+def test_the_recipe_reaches_prepare_alone(tmp_path: Path) -> None:
+    assert (Params().recipe, Params().prepare.recipe) == ("auto", "auto")
+    params = load(tmp_path, "recipe: none\n")
+    assert (params.recipe, params.prepare.recipe) == ("none", "none")
+    assert [name for name, section in params.identity().items() if "recipe" in section] == [
+        "prepare"
+    ]
+    assert load(tmp_path, "recipe: none\nprepare: {recipe: auto}\n").prepare.recipe == "auto"
+    assert Params().pretrain.base == "auto"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -78,6 +89,8 @@ def test_seed_and_execution_reach_every_section(tmp_path: Path) -> None:
         ("synthesize: {images_per_class: many}", r"synthesize\.images_per_class = \"many\""),
         ("assemble: {name: ../../etc}", r"assemble\.name = "),
         ("seed: -1", r"seed = -1: input should be greater than or equal to 0"),
+        ("recipe: best", r"params\.yaml: recipe = \"best\": input should be 'auto' or 'none'"),
+        ("pretrain: {recipe: none}", r"pretrain\.recipe is not a known key"),
         ("train: {learning_rate: .nan}", "without .inf or .nan"),
         ("report: {title: 2020-01-01}", "write dates in quotes"),
         ("- a\n- b\n", "must be a mapping of sections: prepare, pretrain, train"),
@@ -260,12 +273,13 @@ def test_the_digest_ignores_execution_and_sees_everything_else() -> None:
     assert check_params(same, "test").digest() == digest
     others: list[dict[str, Any]] = [
         {"seed": 1},
+        {"recipe": "none"},
         {"train": {"steps": 1}},
         {"pretrain": {"base": "pool"}},
         {"prepare": {"imbalance": None}},
         {"report": {"title": "Another"}},
     ]
-    assert len({digest, *(check_params(other, "test").digest() for other in others)}) == 6
+    assert len({digest, *(check_params(other, "test").digest() for other in others)}) == 7
 
 
 def test_params_are_frozen_and_flat() -> None:

@@ -11,6 +11,7 @@ from pipeline.data.store import (
 from pipeline.data.store_writer import write_store
 from pipeline.folders import write_manifest
 from pipeline.params import PretrainParams, TrainParams
+from pipeline.recipe.settings import Settings, write_settings
 from pipeline.stages import pretrain, train
 from pipeline.tracking.tracker import NullTracker
 
@@ -54,11 +55,12 @@ def parts():
     ]
 
 
-def write_prepare(folder, rows, classes=("rows", "columns")):
-    """Write what the stage prepare leaves: the store, and the ids that a base may be trained on."""
+def write_prepare(folder, rows, classes=("rows", "columns"), settings=None):
+    """Write what prepare leaves: the store, the ids that a base may learn from, settings."""
     write_store(folder / "dataset", concatenate(rows), classes, 8, "L")
     known = read_samples(folder / "dataset", ("train", "pool"))
     (folder / "unlabelled_ids.txt").write_text("".join(f"{one}\n" for one in sorted(known.ids)))
+    write_settings(folder, settings or Settings())
     write_manifest(folder, "prepare", "key", {}, {})
     return folder
 

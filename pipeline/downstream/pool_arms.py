@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import softmax
 
 from pipeline.data.images import Images
-from pipeline.data.store import read_samples
+from pipeline.data.store import Samples, read_samples
 from pipeline.device import pick_device, torch_threads
 from pipeline.downstream.arms import OF_POOL, Added, Arm
 from pipeline.downstream.bench import (
@@ -27,16 +27,17 @@ from pipeline.downstream.rivals import (
     retrieved,
     smote_rows,
 )
-from pipeline.features.classifier import embed, predict
+from pipeline.downstream.scores import score
+from pipeline.features.classifier import Classifier, embed, predict
 from pipeline.params import EvaluateParams
 from pipeline.seeds import derive_seed, numpy_generator
 from pipeline.tracking.tracker import Tracker
 
 _TEACHER_SEED = 2_000_000  # their repetitions: none of them is scored
 _MOST_POOL = 20_000  # pool rows that are looked at
-# Classifiers whose mean probability is a pseudo-label's. Of unlike kinds: which one is best differs
-# by the set, and the mean of three kinds is near the best kind's (docs/log.md).
-_TEACHERS = (
+_TEACHERS = 3  # classifiers whose mean probability is a pseudo-label's
+# The kinds that may teach; validation rows choose, since the best one differs by the set.
+_KINDS = (
     Arm("real_augmented", "baseline", None, "light"),
     Arm("real_augmented_strong", "baseline", None, "strong"),
     Arm("cutmix", "baseline", None, "light", mix="cutmix", strength=0.5),
@@ -87,7 +88,8 @@ def _make(
         if len(pool) > _MOST_POOL:
             random = numpy_generator(params.seed, "evaluate", "pool")
             pool = pool[np.sort(random.choice(len(pool), _MOST_POOL, replace=False))]
-        chances, of_pool, of_real = _taught(params, bench, images, pool, tracker)
+        validation = read_samples(dataset, ("validation",))
+        chances, of_pool, of_real = _taught(params, bench, images, validation, pool, tracker)
         if "pseudo_labels" in kinds:
             found = pseudo_labelled(pool, chances, params.pseudo_confidence, most)
             parts["pseudo_labels"] = found
@@ -101,19 +103,41 @@ def _make(
 
 
 def _taught(
-    params: EvaluateParams, bench: Bench, images: Images, pool: Images, tracker: Tracker
+    params: EvaluateParams,
+    bench: Bench,
+    images: Images,
+    validation: Samples,
+    pool: Images,
+    tracker: Tracker,
 ) -> tuple[list[Floats], Floats, Floats]:
-    """Return what teachers say of the pool, and the first one's features of pool and real rows."""
+    """Return what teachers say of the pool, and the first one's features of pool and real rows.
+
+    One of each kind is trained; the kind with the best validation balanced accuracy teaches.
+    """
     device = pick_device(params.execution.device)
-    chances: list[Floats] = []
-    features: list[Floats] = []
-    for number, teacher in enumerate(_TEACHERS):
-        tracker.progress("teachers", number, len(_TEACHERS), "runs")
+    total = len(_KINDS) + _TEACHERS - 1
+
+    def train(kind: Arm, number: int, done: int) -> Classifier:
+        tracker.progress("teachers", done, total, "runs")
         with torch_threads(1):  # as all classifiers are trained
-            pair = (teacher, _TEACHER_SEED + number)
-            model = fit_pair(bench, params, pair, device)
-            chances.append(softmax(predict(model, pool).astype(np.float64), axis=1))
-            if not features:
-                features = [embed(model, rows).astype(np.float64) for rows in (pool, images)]
-    tracker.progress("teachers", len(_TEACHERS), len(_TEACHERS), "runs")
-    return chances, features[0], features[1]
+            return fit_pair(bench, params, (kind, _TEACHER_SEED + number), device)
+
+    tried = [train(kind, 0, place) for place, kind in enumerate(_KINDS)]
+    best = max(
+        range(len(_KINDS)), key=lambda place: _accuracy(tried[place], validation, bench.classes)
+    )
+    tracker.note(f"evaluate: {_KINDS[best].name} classifiers label the unlabelled images")
+    more = [
+        train(_KINDS[best], number, total - _TEACHERS + number) for number in range(1, _TEACHERS)
+    ]
+    tracker.progress("teachers", total, total, "runs")
+    teachers = [tried[best], *more]
+    with torch_threads(1):
+        chances = [softmax(predict(model, pool).astype(np.float64), axis=1) for model in teachers]
+        of_pool, of_real = (embed(teachers[0], rows).astype(np.float64) for rows in (pool, images))
+    return chances, of_pool, of_real
+
+
+def _accuracy(model: Classifier, rows: Samples, classes: int) -> float:
+    predicted = predict(model, rows.images).argmax(axis=1)
+    return score(rows.labels, predicted, classes).balanced_accuracy

@@ -15,25 +15,28 @@ class StageSpec:
 
     Attributes:
         inputs: stages whose folders it reads.
-        only: input -> the one file of it that decides the result, where the rest cannot.
+        only: input -> the files of it that decide the result, where the rest cannot.
         metrics: files in its folder that `dvc metrics show` prints.
         plots: files in its folder that `dvc plots show` draws.
     """
 
     inputs: tuple[StageName, ...] = ()
-    only: Mapping[StageName, str] = field(default_factory=dict)
+    only: Mapping[StageName, tuple[str, ...]] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
     plots: tuple[str, ...] = ()
 
 
 STAGES: dict[StageName, StageSpec] = {
     "prepare": StageSpec(),
-    # Images are named by the digest of their pixels: their sorted names are all that counts.
-    "pretrain": StageSpec(inputs=("prepare",), only={"prepare": "unlabelled_ids.txt"}),
+    # Images are named by the digest of their pixels: their sorted names are all that counts, and
+    # whether the recipe wants a base of them.
+    "pretrain": StageSpec(
+        inputs=("prepare",), only={"prepare": ("unlabelled_ids.txt", "settings.json")}
+    ),
     "train": StageSpec(inputs=("prepare", "pretrain"), plots=("curve.csv", "checks.csv")),
     "synthesize": StageSpec(inputs=("prepare", "train"), metrics=("metrics.json",)),
     "evaluate": StageSpec(
-        inputs=("prepare", "train", "synthesize"),
+        inputs=("prepare", "synthesize"),
         metrics=("metrics.json",),
         plots=("arms.csv", "per_class.csv"),
     ),

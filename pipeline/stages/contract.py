@@ -195,11 +195,11 @@ def _input_digests(name: StageName, inputs: Inputs) -> dict[str, str]:
             )
         if manifest.stage != needed:
             raise InputError(f"{folder}: holds the stage `{manifest.stage}`, not `{needed}`")
-        file = STAGES[name].only.get(needed)
-        if file is None:
+        files = STAGES[name].only.get(needed)
+        if files is None:
             digests[needed] = manifest.digest
         else:
-            digests[f"{needed}/{file}"] = manifest.files.get(file, "")
+            digests |= {f"{needed}/{file}": manifest.files.get(file, "") for file in files}
     return digests
 
 

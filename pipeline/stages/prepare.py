@@ -26,6 +26,8 @@ from pipeline.ingest.splitting import pool_rows, split_rows
 from pipeline.params import PrepareParams
 from pipeline.readers.read import read_limits, read_pool, read_source, source_digest
 from pipeline.readers.source import Quarantined, Source
+from pipeline.recipe.advice import write_recipe
+from pipeline.recipe.facts import set_facts
 from pipeline.stages.contract import Inputs, Summary, stage
 from pipeline.tracking.tracker import Tracker
 
@@ -65,11 +67,13 @@ class PrepareSummary(Summary):
 
 @stage("prepare", PrepareSummary, extra_key=source_digest)
 def run(params: PrepareParams, inputs: Inputs, out: Path, tracker: Tracker) -> PrepareSummary:
-    """Write `dataset/`, `quarantine.jsonl`, `checks.json` and `unlabelled_ids.txt`.
+    """Write `dataset/` and, beside it, what is known of it and what follows.
 
-    The last holds the sorted ids of all train and pool rows, one a line: what a base that is
-    trained without labels depends on. The images are decoded into chunks, which an interrupted run
-    finds again, and are never all in memory.
+    `quarantine.jsonl` and `checks.json` say what is wrong with images; `recipe.json` which settings
+    the set speaks for and which gain to expect, `settings.json` the settings alone.
+    `unlabelled_ids.txt` holds the sorted ids of all train and pool rows, one a line: what a base
+    that is trained without labels depends on. The images are decoded into chunks, which an
+    interrupted run finds again, and are never all in memory.
 
     Raises:
         InputError: the source is missing or damaged, no image of it is usable, a class has too
@@ -141,6 +145,9 @@ def run(params: PrepareParams, inputs: Inputs, out: Path, tracker: Tracker) -> P
         ),
     )
     _tell(parts, info, quarantine, reasons, tracker)
+    advice = write_recipe(out, params.recipe, set_facts(info))
+    if advice is not None:
+        tracker.note(f"prepare: recipe: {advice}")
     shutil.rmtree(chunks)
     return PrepareSummary(
         classes=list(info.classes),

@@ -2,7 +2,7 @@
 
 Leaves `base/`, in one layout whatever it came from: a network trained here on unlabelled images, a
 diffusers folder or hub id, or an earlier run. It depends on the images of train and pool alone, not
-on their labels, so that new labels reuse a base.
+on their labels, so that new labels reuse a base, unless the recipe (`base: auto`) changes its mind.
 """
 
 import math
@@ -31,6 +31,7 @@ from pipeline.diffusion.unet import build_unet
 from pipeline.errors import InputError, StageError
 from pipeline.hashing import digest_lines
 from pipeline.params import PretrainParams
+from pipeline.recipe.settings import read_settings
 from pipeline.stages.contract import Inputs, Summary, stage
 from pipeline.team import join_team
 from pipeline.tracking.tracker import Tracker
@@ -72,10 +73,12 @@ def run(params: PretrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
     """Write `base/`, or nothing where no base is wanted.
 
     Raises:
-        InputError: the base cannot be read, or there are too few unlabelled images.
+        InputError: the base cannot be read, or there are too few unlabelled images; or the
+            recipe is asked for and prepare's folder has none.
         StageError: the pool holds test or validation images, or the loss is no longer finite.
     """
-    if params.base == "none":
+    base_kind = read_settings(inputs["prepare"]).base if params.base == "auto" else params.base
+    if base_kind == "none":
         return PretrainSummary(
             base="none",
             source=None,
@@ -85,15 +88,15 @@ def run(params: PretrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
             parameters=0,
             heldout_loss=None,
         )
-    if params.base == "pool":
+    if base_kind == "pool":
         return _pretrain(params, inputs["prepare"] / "dataset", out, tracker)
-    if params.base == "hub":
+    if base_kind == "hub":
         base = import_hub(params.hub_id or "")
-    elif params.base == "folder":
+    elif base_kind == "folder":
         base = import_folder(Path(params.path))
     else:
         base = import_run(Path(params.path))
-    tracker.note(f"pretrain: base {base.source} ({params.base}), {_size(base) / 1e6:.2f} M weights")
+    tracker.note(f"pretrain: base {base.source} ({base_kind}), {_size(base) / 1e6:.2f} M weights")
     save_base(out / "base", base)
     return _summary(base, images=0, steps=0, heldout_loss=None)
 
@@ -105,7 +108,7 @@ def _pretrain(params: PretrainParams, store: Path, out: Path, tracker: Tracker) 
         raise InputError(
             f"pretrain: {len(pool)} images to learn from, and a base needs at least "
             f"{MINIMUM_POOL_IMAGES}; put unlabelled images into prepare.pool_path, or set "
-            "pretrain.base = none"
+            "pretrain.base = auto"
         )
     device, team = pick_device(params.execution.device), join_team()
     precision = pick_precision(params.precision, device)
@@ -169,8 +172,8 @@ def _pretrain(params: PretrainParams, store: Path, out: Path, tracker: Tracker) 
 
 
 def auto_pool_steps(images: int) -> int:
-    """Return the most optimiser steps for a number of unlabelled images: 2.5 each, 400 to 2,000."""
-    return min(max(round(2.5 * images), 400), 2000)
+    """Return the most optimiser steps for a number of unlabelled images: 0.4 each, 400 to 2,000."""
+    return min(max(round(0.4 * images), 400), 2000)
 
 
 def _unlabelled(store: Path) -> Samples:

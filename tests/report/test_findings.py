@@ -49,8 +49,10 @@ def test_lineage_that_fits_passes(tmp_path: Path) -> None:
     folders = write_stages(tmp_path)
     manifests = {name: need_manifest(folder) for name, folder in folders.items()}
     check_lineage(manifests)
-    ids = manifests["prepare"].files["unlabelled_ids.txt"]
-    assert manifests["pretrain"].inputs == {"prepare/unlabelled_ids.txt": ids}
+    assert manifests["pretrain"].inputs == {
+        f"prepare/{name}": manifests["prepare"].files[name]
+        for name in ("unlabelled_ids.txt", "settings.json")
+    }
     assert manifests["evaluate"].inputs["synthesize"] == manifests["synthesize"].digest
     assert read_manifest(folders["train"]) == manifests["train"]
 

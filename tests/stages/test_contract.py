@@ -261,7 +261,7 @@ def test_a_changed_input_makes_it_stale(tmp_path: Path, recording_tracker: Any) 
     assert len(ran) == 3
 
 
-def test_where_one_file_of_an_input_counts_the_others_do_not(
+def test_where_some_files_of_an_input_count_the_others_do_not(
     tmp_path: Path, recording_tracker: Any
 ) -> None:
     ran: list[int] = []
@@ -272,9 +272,12 @@ def test_where_one_file_of_an_input_counts_the_others_do_not(
         return Count(runs=len(ran))
 
     out = tmp_path / "pretrain"
-    for ids, data, runs in (
-        ("a", "1", 1), ("a", "2", 1), ("b", "2", 2), ("b", "3", 2), ("a", "1", 3),
+    for ids, base, data, runs in (
+        ("a", "x", "1", 1), ("a", "x", "2", 1), ("b", "x", "2", 2), ("b", "x", "3", 2),
+        ("b", "y", "3", 3), ("a", "x", "1", 4),
     ):  # fmt: skip
+        (tmp_path / "prepare").mkdir(exist_ok=True)
+        (tmp_path / "prepare" / "settings.json").write_text(base)
         prepare = finished(tmp_path, "prepare", unlabelled_ids=ids, data=data)
         current = pretrain.is_current(PretrainParams(), {"prepare": prepare}, out)
         assert current == (len(ran) == runs)
@@ -282,7 +285,7 @@ def test_where_one_file_of_an_input_counts_the_others_do_not(
         assert len(ran) == runs
     manifest = read_manifest(out)
     assert manifest is not None
-    assert list(manifest.inputs) == ["prepare/unlabelled_ids.txt"]
+    assert list(manifest.inputs) == ["prepare/settings.json", "prepare/unlabelled_ids.txt"]
     # A folder of an older Replenish, which had no such file, is another input.
     (prepare / "unlabelled_ids.txt").unlink()
     finished(tmp_path, "prepare")

@@ -40,8 +40,9 @@ def prepare(root: Path, tracker: Any, out: str = "out", **changes: Any) -> Prepa
 
 
 def notes(tracker: Any) -> list[str]:
-    """Return what was noted beside what the checks found."""
-    return [note for note in tracker.notes if not note.startswith("prepare: warning:")]
+    """Return what was noted beside what the checks found and what the recipe says."""
+    others = ("prepare: warning:", "prepare: recipe:")
+    return [note for note in tracker.notes if not note.startswith(others)]
 
 
 def quarantined(root: Path, out: str = "out") -> dict[str, tuple[str, str]]:
@@ -445,7 +446,7 @@ def test_the_users_pool_stands_beside_what_thinning_leaves(
     prepare(root, recording_tracker, imbalance=tail)
     assert len(rows_of(root, "pool")) == 8
     assert rows_of(root, "pool").ids[:3] == left.ids
-    assert "prepare: 1 exact copies of training images or of other" in recording_tracker.notes[-1]
+    assert "prepare: 1 exact copies of training images or of other" in notes(recording_tracker)[-1]
     # Thrown away with its label, the same image may come back as one of the user's own.
     prepare(root, recording_tracker, "own", imbalance=tail, keep_pool=False)
     assert len(rows_of(root, "pool", "own")) == 6
@@ -510,6 +511,60 @@ def test_the_unlabelled_ids_count_repeated_rows(root: Path, recording_tracker: A
     ids = unlabelled_ids(root)
     assert ids == sorted(rows_of(root, "train").ids)
     assert len(ids) > len(set(ids))
+
+
+# The recipe
+
+
+def read_json(root: Path, name: str, out: str = "out") -> Any:
+    return json.loads((root.parent / out / "prepare" / name).read_text())
+
+
+def test_the_recipe_is_said_and_written_before_anything_trains(
+    root: Path, pool: Path, recording_tracker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.recipe.advice.read_regimes", lambda: ())
+    prepare(root, recording_tracker)
+    assert recording_tracker.notes[-1] == (
+        "prepare: recipe: 10 labelled images in 2 classes (4 to 6), 5 unlabelled ones, 12 px: "
+        "pretrain.base = none (fewer than 500 unlabelled images); no measured regime is near this "
+        "set: the comparison will say what it gains"
+    )
+    assert read_json(root, "settings.json") == {"base": "none"}
+    assert read_json(root, "recipe.json") == {
+        "recipe": "auto",
+        "facts": {
+            "labelled": 10,
+            "classes": 2,
+            "smallest": 4,
+            "median": 5.0,
+            "largest": 6,
+            "pool": 5,
+            "image_size_px": 12,
+            "image_mode": "RGB",
+        },
+        "settings": {"base": "none"},
+        "reasons": {"base": "fewer than 500 unlabelled images"},
+        "expectation": None,
+    }
+
+
+def test_without_a_recipe_there_are_facts_and_no_advice(root: Path, recording_tracker: Any) -> None:
+    prepare(root, recording_tracker, recipe="none")
+    assert not any("recipe" in note for note in recording_tracker.notes)
+    written = read_json(root, "recipe.json")
+    assert (set(written), written["recipe"]) == ({"recipe", "facts"}, "none")
+    assert read_json(root, "settings.json") == {"base": "none"}
+
+
+def test_the_digits_use_their_pool_unless_told_otherwise(
+    tmp_path: Path, recording_tracker: Any
+) -> None:
+    for recipe, base in (("auto", "pool"), ("none", "none")):
+        out = tmp_path / recipe / "prepare"
+        summary = run(PrepareParams(recipe=recipe), {}, out, recording_tracker)
+        assert json.loads((out / "settings.json").read_text()) == {"base": base}
+        assert summary.counts["pool"]["unlabelled"] == 831
 
 
 @pytest.mark.slow

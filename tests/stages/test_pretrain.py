@@ -26,8 +26,9 @@ from pipeline.diffusion.base_files import WEIGHTS
 from pipeline.diffusion.base_sources import import_folder
 from pipeline.diffusion.bases import read_base
 from pipeline.errors import InputError, StageError
-from pipeline.folders import read_manifest
+from pipeline.folders import read_manifest, write_manifest
 from pipeline.hashing import digest_file, digest_json
+from pipeline.recipe.settings import Settings, write_settings
 from pipeline.seeds import seeded_initialisers
 from pipeline.stages import pretrain
 from pipeline.tracking.tracker import NullTracker
@@ -86,6 +87,40 @@ def test_none_leaves_no_base_and_says_so(root):
     }
     assert list(read_manifest(root / "pretrain").files) == ["summary.json"]
     assert read_base(root / "pretrain" / "base") is None
+
+
+# What the recipe chose
+
+
+@pytest.mark.parametrize("chosen", ["none", "pool"])
+def test_auto_does_what_the_recipe_chose(tmp_path, pretrained, chosen):
+    write_prepare(tmp_path / "prepare", [*parts(), POOL], settings=Settings(base=chosen))
+    summary = run_pretrain(tmp_path, base="auto")
+    assert summary.base == chosen
+    if chosen == "pool":
+        assert summary == pretrained[1]
+
+
+def test_what_is_asked_for_goes_before_the_recipe(tmp_path):
+    write_prepare(tmp_path / "prepare", [*parts(), POOL], settings=Settings(base="pool"))
+    assert run_pretrain(tmp_path, base="none").base == "none"
+
+
+def test_a_recipe_that_is_not_there_is_named(root):
+    (root / "prepare" / "settings.json").unlink()
+    with pytest.raises(InputError, match=r"settings\.json: missing; run `replenish prepare"):
+        run_pretrain(root, base="auto")
+
+
+def test_the_choice_makes_it_stale_and_its_reasons_do_not(root):
+    run_pretrain(root, base="auto")
+    assert is_current(root, base="auto")
+    (root / "prepare" / "recipe.json").write_text("{}")
+    write_manifest(root / "prepare", "prepare", "key", {}, {})
+    assert is_current(root, base="auto")
+    write_settings(root / "prepare", Settings(base="pool"))
+    write_manifest(root / "prepare", "prepare", "key", {}, {})
+    assert not is_current(root, base="auto")
 
 
 # The pool
@@ -293,14 +328,16 @@ def test_the_same_images_under_other_labels_give_the_same_base(pretrained, tmp_p
     assert found == expected
 
 
-def test_the_key_follows_the_params_and_the_input_is_the_ids_alone(pretrained):
+def test_the_key_follows_the_params_and_the_inputs_are_ids_and_settings_alone(pretrained):
     root = pretrained[0]
     assert is_current(root)
     for changes in ({"steps": 21}, {"dropout": 0.2}, {"seed": 1}, {"base": "none"}):
         assert not is_current(root, **changes)
     manifest = read_manifest(root / "pretrain")
-    ids = digest_file(root / "prepare" / "unlabelled_ids.txt")
-    assert manifest.inputs == {"prepare/unlabelled_ids.txt": ids}
+    assert manifest.inputs == {
+        f"prepare/{name}": digest_file(root / "prepare" / name)
+        for name in ("unlabelled_ids.txt", "settings.json")
+    }
 
 
 @pytest.mark.parametrize("base", ["folder", "run"])
@@ -324,7 +361,7 @@ def test_the_files_of_an_imported_base_are_part_of_the_key(root, earlier, base):
 
 
 def test_steps_follow_the_number_of_images():
-    assert [pretrain.auto_pool_steps(n) for n in (32, 400, 100_000)] == [400, 1000, 2000]
+    assert [pretrain.auto_pool_steps(n) for n in (32, 2_000, 100_000)] == [400, 800, 2000]
 
 
 def test_base_json_is_written_last_and_holds_the_digest_of_the_files(pretrained):

@@ -1,0 +1,121 @@
+"""What gain to expect of a set: that of the measured regimes near it, the nearest first.
+
+A Gaussian kernel regression on a handful of points. Its interval is one for a new set: it holds the
+regimes' own uncertainty, their differences, and more the farther the nearest is, as in kriging.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import pvariance
+
+from pipeline.recipe.facts import SetFacts
+from pipeline.recipe.measured import Regime
+from pipeline.recipe.settings import Settings
+
+# Bandwidths: how far apart two sets may be in one respect and still be alike, in doublings.
+_IMAGES_A_CLASS = 1.0
+_IMBALANCE = 2.0
+_POOL = 2.0
+_SIZE = 1.0
+_COLOUR = 1.0  # bandwidths between grey and colour
+FARTHEST = 2.0  # bandwidths; a regime farther away says nothing
+_NORMAL_95 = 1.96
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """The gain over the best baseline that sets like this one had; points, 95 % intervals.
+
+    Attributes:
+        gain_points: of balanced accuracy.
+        gain_low: low end of its interval.
+        gain_high: high end.
+        tail_gain_points: of recall in the thinnest classes.
+        tail_low: low end of its interval.
+        tail_high: high end.
+        regimes: names of the measured regimes that it rests on, the nearest first.
+        distance: of the nearest, in bandwidths; 0 = the same in all respects.
+    """
+
+    gain_points: float
+    gain_low: float
+    gain_high: float
+    tail_gain_points: float
+    tail_low: float
+    tail_high: float
+    regimes: tuple[str, ...]
+    distance: float
+
+
+def expect(facts: SetFacts, settings: Settings, regimes: Sequence[Regime]) -> Expectation | None:
+    """Return the gain to expect with these settings, or None where no regime is near.
+
+    A generator that learned from a pool is compared with such ones alone, and one that did not
+    with those that did not.
+    """
+    if not facts.labelled:
+        return None
+    pool = facts.pool if settings.base == "pool" else 0
+    alike = [one for one in regimes if bool(one.pool) == bool(pool)]
+    here = _coordinates(facts, pool)
+    distances = [math.dist(here, _coordinates(one, one.pool)) for one in alike]
+    near = sorted(
+        (distance, one.name, one)
+        for distance, one in zip(distances, alike, strict=True)
+        if distance <= FARTHEST
+    )
+    if not near:
+        return None
+    weights = [_kernel(distance) for distance, _, _ in near]
+    unseen = 1.0 - weights[0]
+    gain = _blend(
+        [(one.gain_points, one.gain_low, one.gain_high) for _, _, one in near],
+        weights,
+        unseen * pvariance([one.gain_points for one in alike]),
+    )
+    tail = _blend(
+        [(one.tail_gain_points, one.tail_low, one.tail_high) for _, _, one in near],
+        weights,
+        unseen * pvariance([one.tail_gain_points for one in alike]),
+    )
+    return Expectation(
+        *gain,
+        *tail,
+        regimes=tuple(name for _, name, _ in near),
+        distance=round(near[0][0], 3),
+    )
+
+
+def _coordinates(facts: SetFacts | Regime, pool: int) -> tuple[float, ...]:
+    """Return where a set lies, in bandwidths."""
+    return (
+        math.log2(facts.labelled / facts.classes) / _IMAGES_A_CLASS,
+        math.log2(facts.largest / max(facts.smallest, 1)) / _IMBALANCE,
+        math.log2(1 + pool / facts.labelled) / _POOL,
+        math.log2(facts.image_size_px) / _SIZE,
+        _COLOUR * (facts.image_mode == "RGB"),
+    )
+
+
+def _kernel(distance: float) -> float:
+    return math.exp(-(distance**2) / 2)
+
+
+def _blend(
+    gains: Sequence[tuple[float, float, float]], weights: Sequence[float], unseen: float
+) -> tuple[float, float, float]:
+    """Return the weighted mean of (gain, low, high), with an interval for a new set.
+
+    Its variance is the law of total variance's (the mean of the gains' own, and that between
+    them) and `unseen`, for what no near regime says.
+    """
+    total = sum(weights)
+    shares = [weight / total for weight in weights]
+    mean = sum(share * gain for share, (gain, _, _) in zip(shares, gains, strict=True))
+    variance = unseen + sum(
+        share * (((high - low) / (2 * _NORMAL_95)) ** 2 + (gain - mean) ** 2)
+        for share, (gain, low, high) in zip(shares, gains, strict=True)
+    )
+    reach = _NORMAL_95 * math.sqrt(variance)
+    return round(mean, 3), round(mean - reach, 3), round(mean + reach, 3)
