@@ -487,7 +487,7 @@ class SynthesizeParams(Section):
     ) = Field(
         "auto",
         description="accepted images a class: a number; fill = up to the largest class; "
-        "auto = twice the largest class, at most 300; planned = what its learning curve on "
+        "auto = twice the largest class, 100 to 300; planned = what its learning curve on "
         "validation rows speaks for",
     )
     pilot_images: Annotated[int, Field(ge=4, le=100_000)] | None = Field(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-_AUTO_LIMIT = 300
+_AUTO_LIMITS = 100, 300
 
 
 def wanted_images(
@@ -14,10 +14,11 @@ def wanted_images(
     Args:
         counts: class -> real training rows.
         images_per_class: a number for every class; `fill` for what each class lacks to the
-            largest one; `auto` for twice the largest class, at most 300, for every class.
+            largest one; `auto` for twice the largest class, 100 to 300, for every class.
     """
     largest = max(counts.values())
     if images_per_class == "fill":
         return {name: largest - count for name, count in counts.items()}
-    each = min(2 * largest, _AUTO_LIMIT) if images_per_class == "auto" else images_per_class
+    least, most = _AUTO_LIMITS
+    each = min(max(2 * largest, least), most) if images_per_class == "auto" else images_per_class
     return dict.fromkeys(counts, each)
