@@ -25,7 +25,7 @@ from pipeline.seeds import numpy_generator
 _COLUMNS = ("arm", "seed", "split", "id", "label", "predicted")
 _MOST_BYTES = 4 << 30
 # The same training without synthetic rows, by the names of the default arms.
-_TWINS = {
+TWINS = {
     "mixed": "real_augmented",
     "mixed_plain": "real_balanced",
     "mixed_strong": "real_augmented_strong",
@@ -143,7 +143,7 @@ def pooled_verdict(
     available = all(one.synthetic for one in runs)
     fewest = np.min(tests, axis=0).tolist()
     shown = [gain.balanced_accuracy]
-    twin = _TWINS.get(synthetic, synthetic.removesuffix(BY_USER))
+    twin = TWINS.get(synthetic, synthetic.removesuffix(BY_USER))
     if twin in names and twin != baseline:
         shown.append(
             _gains(runs, twin, [synthetic], tail, resamples, confidence, seed)[

@@ -29,27 +29,44 @@ def write_recipe(folder: Path, recipe: Literal["auto", "none"], facts: SetFacts)
         write_settings(folder, Settings())
         return None
     chosen = choose(facts)
-    expectation = expect(facts, chosen.settings, read_regimes())
+    regimes = read_regimes()
+    expectation = expect(facts, chosen.settings.base, regimes)
+    elsewhere = expect(facts, "elsewhere", regimes)
     plain["settings"] = chosen.settings.model_dump(mode="json")
     plain["reasons"] = chosen.reasons
     plain["expectation"] = None if expectation is None else asdict(expectation)
+    plain["expectation_elsewhere"] = None if elsewhere is None else asdict(elsewhere)
     write_json(folder / RECIPE, plain)
     write_settings(folder, chosen.settings)
-    return f"{facts}: {_settings(chosen)}; {_gain(expectation)}"
+    return f"{facts}: {_settings(chosen)}; {_gain(expectation)}{_hint(elsewhere)}"
 
 
 def _settings(chosen: Recipe) -> str:
     return f"pretrain.base = {chosen.settings.base} ({chosen.reasons['base']})"
 
 
-def _gain(expectation: Expectation | None) -> str:
-    if expectation is None:
-        return "no measured regime is near this set: the comparison will say what it gains"
-    found = (
+def _hint(elsewhere: Expectation | None) -> str:
+    """Return what a base would bring that has learned from other images of the kind."""
+    if elsewhere is None or elsewhere.gain_low <= 0:
+        return ""
+    return (
+        ". From a base that knows such images already (pretrain.base = run, folder or hub), "
+        f"{_in_words(elsewhere)}"
+    )
+
+
+def _in_words(expectation: Expectation) -> str:
+    return (
         f"sets like it gained {expectation.gain_points:+.1f} points "
         f"({expectation.gain_low:+.1f} to {expectation.gain_high:+.1f}) over the best baseline "
         f"({', '.join(expectation.regimes)})"
     )
+
+
+def _gain(expectation: Expectation | None) -> str:
+    if expectation is None:
+        return "no measured regime is near this set: the comparison will say what it gains"
+    found = _in_words(expectation)
     return (
         found if expectation.gain_low > 0 else f"{found}: expect nothing; the comparison will say"
     )

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from statistics import pvariance
 
 from pipeline.recipe.facts import SetFacts
-from pipeline.recipe.measured import Regime
-from pipeline.recipe.settings import Settings
+from pipeline.recipe.measured import BaseKind, Regime
 
 # Bandwidths: how far apart two sets may be in one respect and still be alike, in doublings.
 _IMAGES_A_CLASS = 1.0
@@ -48,16 +47,15 @@ class Expectation:
     distance: float
 
 
-def expect(facts: SetFacts, settings: Settings, regimes: Sequence[Regime]) -> Expectation | None:
-    """Return the gain to expect with these settings, or None where no regime is near.
+def expect(facts: SetFacts, base: BaseKind, regimes: Sequence[Regime]) -> Expectation | None:
+    """Return the gain to expect from a generator with such a base; None where no regime is near.
 
-    A generator that learned from a pool is compared with such ones alone, and one that did not
-    with those that did not.
+    It is compared with those alone that started from the same kind of base.
     """
     if not facts.labelled:
         return None
-    pool = facts.pool if settings.base == "pool" else 0
-    alike = [one for one in regimes if bool(one.pool) == bool(pool)]
+    pool = facts.pool if base == "pool" else 0
+    alike = [one for one in regimes if one.base == base]
     here = _coordinates(facts, pool)
     distances = [math.dist(here, _coordinates(one, one.pool)) for one in alike]
     near = sorted(

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -15,6 +15,9 @@ from pipeline.params import ArmName
 REGIMES = Path(__file__).with_name("regimes.json")
 
 Count = Annotated[int, Field(ge=1)]
+# What the generator started from: nothing, the set's own unlabelled images, or a network that has
+# learned from other people's images, which no baseline sees.
+BaseKind = Literal["none", "pool", "elsewhere"]
 
 
 class Regime(BaseModel):
@@ -29,7 +32,8 @@ class Regime(BaseModel):
         classes: number of classes.
         smallest: training images of the smallest class.
         largest: training images of the largest class.
-        pool: unlabelled images that the generator learned from; 0 where it learned from none.
+        base: what the generator started from.
+        pool: unlabelled images that it learned from first; 0 where there are none.
         image_size_px: side of the square images.
         image_mode: L (grey) or RGB.
         way: the best arm that uses the generator, chosen on validation.
@@ -52,6 +56,7 @@ class Regime(BaseModel):
     classes: Annotated[int, Field(ge=2)]
     smallest: Count
     largest: Count
+    base: BaseKind
     pool: Annotated[int, Field(ge=0)]
     image_size_px: Annotated[int, Field(ge=8, le=128, multiple_of=4)]
     image_mode: ImageMode
@@ -75,6 +80,8 @@ class Regime(BaseModel):
             raise ValueError("tail_gain_points must lie between tail_low and tail_high")
         if not self.smallest <= self.labelled / self.classes <= self.largest:
             raise ValueError("labelled / classes must lie between smallest and largest")
+        if (self.base == "pool") != bool(self.pool):
+            raise ValueError("pool is for base = pool, which needs one")
         return self
 
 

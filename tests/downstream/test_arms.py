@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.downstream.arms import Arm, Draw, Family, Pools, draw_rows, make_pools, plan_arms
+from pipeline.downstream.pooled import TWINS
 from pipeline.errors import StageError
 from pipeline.params import DEFAULT_ARMS
 
@@ -162,3 +163,24 @@ def test_an_arm_without_rows_is_refused() -> None:
     empty = Pools(POOLS.real, {"synthetic": tuple(rows[:0] for rows in POOLS.real)})
     with pytest.raises(StageError, match="synthetic_only: there are no rows to draw from"):
         draw(arm("synthetic_only"), empty)
+
+
+def test_a_twin_is_a_baseline_that_trains_alike() -> None:
+    planned = {one.arm.name: one.arm for one in plan_arms(DEFAULT_ARMS, (0.5,), RATES)}
+    for one in planned.values():
+        twin = one.twin()
+        if one.role != "synthetic":
+            assert twin is None
+        else:
+            assert twin is not None
+            other = planned[twin]
+            assert other.role == "baseline"
+            assert (other.augmentation, other.mix) == (one.augmentation, one.mix)
+            assert other.added is None
+    assert planned["mixed_cutmix"].twin() == "cutmix"
+    assert planned["mixed_mixup"].twin() == "mixup"
+
+
+def test_pooled_runs_know_the_same_twins() -> None:
+    planned = [one.arm for one in plan_arms((*DEFAULT_ARMS, "mixed_plain"), (0.5,), RATES)]
+    assert {one.name: one.twin() for one in planned if one.twin()} == TWINS

@@ -27,6 +27,7 @@ def plain_regime(**changes: Any) -> dict[str, Any]:
         "classes": 10,
         "smallest": 10,
         "largest": 100,
+        "base": "pool" if changes.get("pool") else "none",
         "pool": 0,
         "image_size_px": 16,
         "image_mode": "L",

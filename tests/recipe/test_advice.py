@@ -78,3 +78,18 @@ def test_damaged_settings_are_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "settings.json").write_text(text)
     with pytest.raises(InputError, match=r"settings\.json: damaged; run `replenish prepare"):
         read_settings(tmp_path)
+
+
+def test_a_base_from_elsewhere_is_hinted_at_where_it_gained(
+    tmp_path: Path, regimes: list[Any]
+) -> None:
+    regimes.append(regime(gain_points=-1.0, gain_low=-2.0, gain_high=0.0))
+    regimes.append(regime(name="known", base="elsewhere"))
+    said = write_recipe(tmp_path, "auto", facts())
+    assert said is not None
+    assert said.endswith(
+        "From a base that knows such images already (pretrain.base = run, folder or hub), sets "
+        "like it gained +2.0 points (+1.0 to +3.0) over the best baseline (known)"
+    )
+    written = json.loads((tmp_path / "recipe.json").read_text())
+    assert written["expectation_elsewhere"]["regimes"] == ["known"]

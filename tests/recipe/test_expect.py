@@ -5,13 +5,10 @@ import pytest
 from recipe.sets import facts, regime
 
 from pipeline.recipe.expect import FARTHEST, expect
-from pipeline.recipe.settings import Settings
-
-NONE, POOL = Settings(base="none"), Settings(base="pool")
 
 
 def test_the_same_set_alone_is_expected_as_it_was_measured() -> None:
-    found = expect(facts(), NONE, [regime()])
+    found = expect(facts(), "none", [regime()])
     assert found is not None
     assert astuple(found) == (2.0, 1.0, 3.0, 4.0, 2.0, 6.0, ("stripes",), 0.0)
 
@@ -21,7 +18,7 @@ def test_two_sets_that_lie_as_near_count_the_same() -> None:
         regime(name="less", gain_points=0.0, gain_low=-1.0, gain_high=1.0),
         regime(name="more", gain_points=4.0, gain_low=3.0, gain_high=5.0),
     ]
-    found = expect(facts(), NONE, two)
+    found = expect(facts(), "none", two)
     assert found is not None
     assert found.regimes == ("less", "more")
     assert found.gain_points == 2.0
@@ -35,7 +32,7 @@ def test_the_nearer_set_counts_more() -> None:
         regime(name="far", image_size_px=32, gain_points=-4.0, gain_low=-5.0, gain_high=-3.0),
         regime(name="here"),
     ]
-    found = expect(facts(), NONE, two)
+    found = expect(facts(), "none", two)
     assert found is not None
     assert found.regimes == ("here", "far")
     # One doubling of the side is one bandwidth: weights 1 and exp(-1/2).
@@ -54,19 +51,19 @@ def test_the_nearer_set_counts_more() -> None:
     ],
 )
 def test_nothing_is_expected_of_a_set_that_is_far_from_all(changes: dict[str, Any]) -> None:
-    assert expect(facts(**changes), NONE, [regime()]) is None
+    assert expect(facts(**changes), "none", [regime()]) is None
 
 
 def test_nothing_is_expected_where_nothing_was_measured() -> None:
-    assert expect(facts(), NONE, []) is None
+    assert expect(facts(), "none", []) is None
 
 
 def test_what_is_just_near_enough_counts() -> None:
     assert FARTHEST == 2.0
-    near = expect(facts(image_size_px=64), NONE, [regime()])
+    near = expect(facts(image_size_px=64), "none", [regime()])
     assert near is not None
     assert near.distance == 2.0
-    assert expect(facts(image_size_px=68), NONE, [regime()]) is None
+    assert expect(facts(image_size_px=68), "none", [regime()]) is None
 
 
 def test_the_interval_grows_with_the_distance_where_sets_differ() -> None:
@@ -76,7 +73,7 @@ def test_the_interval_grows_with_the_distance_where_sets_differ() -> None:
     ]
     widths = []
     for side in (16, 20, 32, 40):
-        found = expect(facts(image_size_px=side), NONE, regimes)
+        found = expect(facts(image_size_px=side), "none", regimes)
         assert found is not None
         widths.append(found.gain_high - found.gain_low)
     assert widths == sorted(widths)
@@ -88,21 +85,32 @@ def test_a_base_of_the_pool_is_compared_with_such_alone() -> None:
     with_pool = regime(name="pool", pool=4000, gain_points=5.0, gain_low=4.0, gain_high=6.0)
     regimes = [regime(), with_pool]
     set_with_pool = facts(pool=4000)
-    found = expect(set_with_pool, POOL, regimes)
+    found = expect(set_with_pool, "pool", regimes)
     assert found is not None
     assert (found.regimes, found.gain_points) == (("pool",), 5.0)
     # A pool that is there but that the generator does not learn from is no such pool.
-    found = expect(set_with_pool, NONE, regimes)
+    found = expect(set_with_pool, "none", regimes)
     assert found is not None
     assert found.regimes == ("stripes",)
-    assert expect(set_with_pool, POOL, [regime()]) is None
+    assert expect(set_with_pool, "pool", [regime()]) is None
 
 
 def test_the_order_of_the_regimes_changes_nothing() -> None:
     regimes = [regime(), regime(name="wide", image_size_px=24), regime(name="long", largest=200)]
-    assert expect(facts(), NONE, regimes) == expect(facts(), NONE, regimes[::-1])
+    assert expect(facts(), "none", regimes) == expect(facts(), "none", regimes[::-1])
 
 
 def test_classes_without_images_are_no_fault_here() -> None:
-    assert expect(facts(smallest=0, largest=70), NONE, [regime()]) is not None
-    assert expect(facts(labelled=0, smallest=0, largest=0), NONE, [regime()]) is None
+    assert expect(facts(smallest=0, largest=70), "none", [regime()]) is not None
+    assert expect(facts(labelled=0, smallest=0, largest=0), "none", [regime()]) is None
+
+
+def test_a_base_from_elsewhere_is_compared_with_its_like() -> None:
+    known = regime(name="elsewhere", base="elsewhere", gain_points=5.0, gain_low=4.0, gain_high=6.0)
+    regimes = [regime(), known]
+    found = expect(facts(), "elsewhere", regimes)
+    assert found is not None
+    assert found.regimes == ("elsewhere",)
+    plain = expect(facts(), "none", regimes)
+    assert plain is not None
+    assert plain.regimes == ("stripes",)

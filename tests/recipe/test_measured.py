@@ -9,7 +9,6 @@ from pipeline.errors import InputError
 from pipeline.recipe.expect import expect
 from pipeline.recipe.facts import SetFacts
 from pipeline.recipe.measured import REGIMES, Regime, read_regimes
-from pipeline.recipe.settings import Settings
 from pipeline.sources import import_closure
 
 
@@ -34,7 +33,7 @@ def test_each_regime_is_expected_of_a_set_like_it() -> None:
             image_size_px=one.image_size_px,
             image_mode=one.image_mode,
         )
-        found = expect(facts, Settings(base="pool" if one.pool else "none"), regimes)
+        found = expect(facts, one.base, regimes)
         assert found is not None
         assert one.name in found.regimes
         assert found.distance == 0.0
@@ -53,6 +52,7 @@ def test_a_regime_that_is_added_makes_no_stage_stale() -> None:
         ({"gain_low": 2.5}, "gain_points must lie between gain_low and gain_high"),
         ({"tail_high": 3.0}, "tail_gain_points must lie between tail_low and tail_high"),
         ({"smallest": 50}, "labelled / classes must lie between smallest and largest"),
+        ({"base": "pool"}, "pool is for base = pool, which needs one"),
         ({"way": "magic"}, "way"),
         ({"gain_points": "2"}, "gain_points"),
         ({"colour": "red"}, "colour"),
