@@ -14,6 +14,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,13 +44,41 @@ class Regime:
         name: in the results.
         files: which folder it needs: fashion, mnist, or none.
         prepare: params of the stage beside the defaults.
-        base: files of the generator that this one starts from; no baseline sees them.
+        base: set of the generator that this one starts from, of `BASES`; no baseline sees it.
     """
 
     name: str
     files: str | None = None
     prepare: dict[str, Any] = field(default_factory=dict)
     base: str | None = None
+
+
+@dataclass(frozen=True)
+class Base:
+    """A labelled set that a generator is trained on, for another set to start from.
+
+    Attributes:
+        name: of the folder of its run.
+        files: which folder it needs, or none.
+        prepare: params of the stage beside the defaults.
+        train: likewise.
+    """
+
+    name: str
+    files: str | None
+    prepare: dict[str, Any]
+    train: dict[str, Any]
+
+
+BASES = {
+    "mnist": Base(
+        "mnist",
+        "mnist",
+        {"source": "idx", "image_size_px": 8, "validation_fraction": 0.02},
+        {"steps": 1500, "checks": 3},
+    ),
+    "digits": Base("digits", None, {"source": "digits", "test_fraction": 0.02}, {}),
+}
 
 
 def _of(files: str, most: int, least: int, pool: bool) -> Regime:
@@ -73,6 +102,18 @@ def _digits(most: int, least: int, base: str | None) -> Regime:
     return Regime(f"{name}-base" if base else f"{name}-pool", None, thinned, base)
 
 
+def _mnist_on_digits(each: int) -> Regime:
+    """MNIST in 8 px, whose generator starts from the embedded digits, of other writers."""
+    prepare = {
+        "source": "idx",
+        "image_size_px": 8,
+        "validation_fraction": 0.02,
+        "imbalance": {"max": each, "min": each},
+        "keep_pool": False,
+    }
+    return Regime(f"mnist-{each}-base", "mnist", prepare, "digits")
+
+
 REGIMES = (
     Regime("digits"),
     Regime("digits-no-pool", None, {"keep_pool": False}),
@@ -81,6 +122,7 @@ REGIMES = (
         for base in ("mnist", None)
         for most, least in ((5, 5), (10, 10), (25, 25), (30, 3), (60, 6))
     ),
+    *(_mnist_on_digits(each) for each in (5, 10, 25)),
     *(
         _of(files, most, least, pool)
         for files in ("fashion", "mnist")
@@ -115,13 +157,14 @@ def main(
     with ExitStack() as stack:
         root = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for regime in chosen:
-            missing = [one for one in (regime.files, regime.base) if one and not folders[one]]
+            needed = {regime.files, BASES[regime.base].files if regime.base else None} - {None}
+            missing = sorted(str(one) for one in needed if folders[str(one)] is None)
             if missing:
                 typer.echo(f"{regime.name}: left out; give --{missing[0]} DIR", err=True)
                 continue
             extra: list[str] = []
             if regime.base is not None:
-                base = train_base(regime.base, folders[regime.base], root)
+                base = train_base(BASES[regime.base], folders, root)
                 extra = ['pretrain.base="run"', f"pretrain.path={json.dumps(str(base))}"]
             found.append(
                 run_regime(
@@ -137,15 +180,14 @@ def main(
     typer.echo(json.dumps(summary(found), indent=1))
 
 
-def train_base(name: str, files: Path | None, root: Path) -> Path:
-    """Train a generator of 8 px on all of a labelled set, and return its run's folder."""
-    folder = root / f"base-{name}"
-    prepare = {
-        "source": "idx", "path": str(files), "image_size_px": 8, "imbalance": None,
-        "validation_fraction": 0.02,
-    }  # fmt: skip
+def train_base(base: Base, folders: Mapping[str, Path | None], root: Path) -> Path:
+    """Train a generator on all images of a labelled set, and return its run's folder."""
+    folder = root / f"base-{base.name}"
+    prepare = {"imbalance": None, **base.prepare}
+    if base.files is not None:
+        prepare["path"] = str(folders[base.files])
     params = Params.model_validate(
-        {"prepare": prepare, "pretrain": {"base": "none"}, "train": {"steps": 1500, "checks": 3}}
+        {"prepare": prepare, "pretrain": {"base": "none"}, "train": base.train}
     )
     for stage in STAGES[:3]:
         run_stage(stage, params, folder, _Telling())
