@@ -25,11 +25,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import typer
 
 from pipeline.downstream.pooled import pooled_verdict, read_run
-from pipeline.params import Params
+from pipeline.params import Params, StageName
 from pipeline.stages.running import run_stage
 from pipeline.tracking.tracker import NullTracker
 
-STAGES = ("prepare", "pretrain", "train", "synthesize", "evaluate")
+STAGES: tuple[StageName, ...] = ("prepare", "pretrain", "train", "synthesize", "evaluate")
 SEEDS, SPLITS = 10, 3
 QUICK = "digits"
 SIDE_PX = 16  # of Fashion-MNIST and MNIST: a comparison of 28 px takes three times as long
