@@ -72,7 +72,7 @@ class Synthesis(_Group):
     ) = Field(
         None,
         description="accepted images of each class: a number; fill = up to the largest class; "
-        "auto = twice the largest class, 100 to 300; planned = what its learning curve on "
+        "auto = 300, or fewer of more than ten classes; planned = what its learning curve on "
         "validation rows speaks for",
     )
     mode: Literal["generate", "edit", "cross_class", "inpaint"] | None = Field(

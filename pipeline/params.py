@@ -487,7 +487,7 @@ class SynthesizeParams(Section):
     ) = Field(
         "auto",
         description="accepted images a class: a number; fill = up to the largest class; "
-        "auto = twice the largest class, 100 to 300; planned = what its learning curve on "
+        "auto = 300, or fewer of more than ten classes; planned = what its learning curve on "
         "validation rows speaks for",
     )
     pilot_images: Annotated[int, Field(ge=4, le=100_000)] | None = Field(
@@ -543,7 +543,7 @@ class SynthesizeParams(Section):
         0.0, ge=0.0, le=1.0, description="noise that ddim adds: 0 none, 1 as much as ddpm"
     )
     guidance: Literal["auto"] | Annotated[float, Field(ge=0.0, le=20.0)] = Field(
-        1.5,
+        1.0,
         description="weight; 1 = none; auto = the best of a few on validation rows, whose guide "
         "and levels replace the three keys below",
     )

@@ -51,8 +51,8 @@ class Predictions:
 
 
 def classifier_steps(wanted: int | None, training_images: int) -> int:
-    """Return the optimiser steps of every arm: those wanted, or 1.25 a real image, 250 to 2,500."""
-    return wanted or min(max(round(1.25 * training_images), 250), 2500)
+    """Return the optimiser steps of every arm: those wanted, or 1.25 a real image, 400 to 2,500."""
+    return wanted or min(max(round(1.25 * training_images), 400), 2500)
 
 
 def network_of(bench: Bench, params: EvaluateParams) -> NetworkSpec:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Literal
 
-_AUTO_LIMITS = 100, 300
+_AUTO_TOTAL = 3000  # images of all classes together, while no class gets more than
+_AUTO_LIMIT = 300
 
 
 def wanted_images(
@@ -14,11 +15,12 @@ def wanted_images(
     Args:
         counts: class -> real training rows.
         images_per_class: a number for every class; `fill` for what each class lacks to the
-            largest one; `auto` for twice the largest class, 100 to 300, for every class.
+            largest one; `auto` for the same in every class: 300 up to ten classes; beyond, 3,000 in all, but
+            twice the largest class at least while that is not more than 300.
     """
     largest = max(counts.values())
     if images_per_class == "fill":
         return {name: largest - count for name, count in counts.items()}
-    least, most = _AUTO_LIMITS
-    each = min(max(2 * largest, least), most) if images_per_class == "auto" else images_per_class
-    return dict.fromkeys(counts, each)
+    if images_per_class == "auto":
+        images_per_class = min(max(2 * largest, _AUTO_TOTAL // len(counts)), _AUTO_LIMIT)
+    return dict.fromkeys(counts, images_per_class)

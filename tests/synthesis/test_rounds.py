@@ -105,7 +105,10 @@ def kept(result):
 def test_fill_brings_every_class_up_to_the_largest():
     counts = {"a": 10, "b": 4, "c": 1}
     assert wanted_images(counts, "fill") == {"a": 0, "b": 6, "c": 9}
-    assert set(wanted_images(counts, "auto").values()) == {20}
+    assert set(wanted_images(counts, "auto").values()) == {300}
+    many = dict.fromkeys(map(str, range(100)), 9)
+    assert set(wanted_images(many, "auto").values()) == {30}
+    assert set(wanted_images({**many, "x": 40}, "auto").values()) == {80}
     assert set(wanted_images({"a": 9000, "b": 1}, "auto").values()) == {300}
     assert wanted_images(counts, 5) == {"a": 5, "b": 5, "c": 5}
 
