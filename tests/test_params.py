@@ -305,7 +305,10 @@ def test_a_file_of_nested_aliases_is_refused_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("train.label_dropout=0.0",), "never trains the null class that synthesize.guidance"),
+        (
+            ("train.label_dropout=0.0", "synthesize.guidance=1.5"),
+            "never trains the null class that synthesize.guidance",
+        ),
         (("synthesize.sampler=euler",), "synthesize.sampler"),
         (("synthesize.sampler_steps=1001",), "less than or equal to 1000"),
         (("synthesize.strengths=[0.5, 1.5]",), "less than or equal to 1"),

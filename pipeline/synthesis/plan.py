@@ -15,12 +15,11 @@ def wanted_images(
     Args:
         counts: class -> real training rows.
         images_per_class: a number for every class; `fill` for what each class lacks to the
-            largest one; `auto` for the same in every class: 300 up to ten classes; beyond, 3,000 in all, but
-            twice the largest class at least while that is not more than 300.
+            largest one; `auto` for the same in every class: 300 up to ten classes; beyond,
+            3,000 in all, or twice the largest class where that is more, but 300 at most.
     """
     largest = max(counts.values())
     if images_per_class == "fill":
         return {name: largest - count for name, count in counts.items()}
-    if images_per_class == "auto":
-        images_per_class = min(max(2 * largest, _AUTO_TOTAL // len(counts)), _AUTO_LIMIT)
-    return dict.fromkeys(counts, images_per_class)
+    auto = min(max(2 * largest, _AUTO_TOTAL // len(counts)), _AUTO_LIMIT)
+    return dict.fromkeys(counts, auto if images_per_class == "auto" else images_per_class)
