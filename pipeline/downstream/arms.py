@@ -32,6 +32,7 @@ _TWINS: dict[Policy, str] = {
     "strong": "real_augmented_strong",
 }
 OF_POOL: tuple[Added, ...] = ("pseudo_labels", "pseudo_labels_soft", "retrieval")
+SOFT: Added = "pseudo_labels_soft"  # whose rows have probabilities in the place of a label
 BY_USER = "_mixed"  # ends the name of a user's script that sees synthetic rows
 
 

@@ -16,7 +16,7 @@ from pipeline.data.store import (
     read_samples,
     without_held_out_repeats,
 )
-from pipeline.downstream.arms import OF_POOL, Added, Pools, make_pools
+from pipeline.downstream.arms import OF_POOL, SOFT, Added, Pools, make_pools
 from pipeline.downstream.corruptions import CORRUPTIONS, corrupt
 from pipeline.errors import StageError
 from pipeline.folders import write_bytes
@@ -40,8 +40,7 @@ class Bench:
         classes: number of classes.
         real_images: number of real training rows.
         corrupted: (C, M, H, W, C) uint8, some test rows under each corruption; None is none.
-        targets: (N, K) probabilities of the classes of each training row, 1 at its label where
-            nothing else is known; None is that for all rows.
+        soft: (M, K) probabilities of the classes, of the last M training rows; None is none.
     """
 
     images: Images
@@ -52,7 +51,20 @@ class Bench:
     classes: int
     real_images: int
     corrupted: Images | None = None
-    targets: Probabilities | None = None
+    soft: Probabilities | None = None
+
+    def targets(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Return (B, K) probabilities of (B,) training rows, 1 at the label of a hard one.
+
+        Raises:
+            StageError: no row has probabilities.
+        """
+        if self.soft is None:
+            raise StageError("evaluate: no row has probabilities; make the rivals' rows first")
+        found = (self.labels[rows, None] == np.arange(self.classes)).astype(np.float32)
+        place = rows - (len(self.labels) - len(self.soft))
+        found[place >= 0] = self.soft[place[place >= 0]]
+        return found
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,8 @@ class Rivals:
         images: (N, H, W, C) uint8.
         labels: (N,) int64 class that each is taken for.
         kinds: (N,) index into the kinds of `Added` but the first.
-        probabilities: (N, K) of the classes, 1 at the label where nothing else is known.
+        probabilities: (M, K) of the classes, of the last M rows; for the others, a label is all
+            that is known.
     """
 
     images: Images
@@ -77,36 +90,24 @@ class Rivals:
 
 
 def join_rivals(
-    parts: dict[Added, tuple[Images, npt.NDArray[np.int64]]],
-    classes: int,
-    soft: dict[Added, Probabilities] | None = None,
+    parts: dict[Added, tuple[Images, npt.NDArray[np.int64]]], soft: Probabilities | None = None
 ) -> Rivals:
-    """Return the rows of all kinds together.
+    """Return the rows of all kinds together, those with probabilities last.
 
     Args:
         parts: kind -> images and labels of its rows.
-        classes: number of classes.
-        soft: kind -> (N, K) probabilities of its rows, where more than a label is known.
+        soft: (M, K) probabilities of the rows of kind `pseudo_labels_soft`; None where there are
+            none.
     """
-    known = soft or {}
+    ordered = sorted(parts.items(), key=lambda part: part[0] == SOFT)
     return Rivals(
-        np.concatenate([images for images, _ in parts.values()]),
-        np.concatenate([labels for _, labels in parts.values()]),
+        np.concatenate([images for _, (images, _) in ordered]),
+        np.concatenate([labels for _, (_, labels) in ordered]),
         np.concatenate(
-            [np.full(len(labels), _KINDS.index(kind)) for kind, (_, labels) in parts.items()]
+            [np.full(len(labels), _KINDS.index(kind)) for kind, (_, labels) in ordered]
         ).astype(np.int64),
-        np.concatenate(
-            [
-                known[kind] if kind in known else certain(labels, classes)
-                for kind, (_, labels) in parts.items()
-            ]
-        ),
+        np.zeros((0, 0), dtype=np.float16) if soft is None else soft,
     )
-
-
-def certain(labels: npt.NDArray[np.int64], classes: int) -> Probabilities:
-    """Return (N, K) probabilities that are 1 at the label."""
-    return np.asarray(labels[:, None] == np.arange(classes), dtype=np.float16)
 
 
 def read_bench(dataset: Path, accepted: Path, rivals: Path | None = None, seed: int = 0) -> Bench:
@@ -127,14 +128,14 @@ def read_bench(dataset: Path, accepted: Path, rivals: Path | None = None, seed: 
     synthetic = np.asarray([origin == "synthetic" for origin in training.origins], dtype=bool)
     images, labels = training.images, training.labels
     others: dict[Added, npt.NDArray[np.bool_]] = {}
-    targets: Probabilities | None = None
+    soft: Probabilities | None = None
     if rivals is not None:
         more = read_rivals(rivals)
         none = np.zeros(len(labels), dtype=bool)
         others = {kind: np.concatenate([none, more.mask(kind)]) for kind in _KINDS}
         synthetic = np.concatenate([synthetic, np.zeros(len(more.labels), dtype=bool)])
         images = np.concatenate([images, more.images])
-        targets = np.concatenate([certain(labels, classes), more.probabilities])
+        soft = more.probabilities if len(more.probabilities) else None
         labels = np.concatenate([labels, more.labels])
     test = split == "test"
     shown = corrupted_rows(rows.labels[test])
@@ -152,7 +153,7 @@ def read_bench(dataset: Path, accepted: Path, rivals: Path | None = None, seed: 
                 for name in CORRUPTIONS
             ]
         ),
-        targets=targets,
+        soft=soft,
     )
 
 

@@ -9,8 +9,8 @@ import torch
 from scipy.special import softmax
 
 from pipeline.data.images import Images, to_model
-from pipeline.downstream.arms import Arm, draw_rows
-from pipeline.downstream.bench import Bench
+from pipeline.downstream.arms import SOFT, Arm, draw_rows
+from pipeline.downstream.bench import Bench, Probabilities
 from pipeline.downstream.mixing import mix_rows
 from pipeline.downstream.views import Views
 from pipeline.features.classifier import (
@@ -28,7 +28,6 @@ from pipeline.seeds import derive_seed, numpy_generator
 
 Pair = tuple[Arm, int]
 Labels = npt.NDArray[np.int64]
-Probabilities = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -132,8 +131,8 @@ def fit_pair(
         if arm.added_weight != 1.0:
             weights = torch.from_numpy(np.where(draw.use_added, arm.added_weight, 1.0)).float()
         targets = None
-        if arm.added == "pseudo_labels_soft" and bench.targets is not None:
-            targets = torch.from_numpy(bench.targets[rows]).float()
+        if arm.added == SOFT:
+            targets = torch.from_numpy(bench.targets(rows))
         labels = torch.from_numpy(bench.labels[rows])
         batch = Batch(images, labels, weights=weights, targets=targets)
         return batch if arm.mix == "none" else mix_rows(batch, arm.mix, arm.strength, random)

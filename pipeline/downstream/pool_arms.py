@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import softmax
 
 from pipeline.data.images import Images
-from pipeline.data.store import Samples, read_samples
+from pipeline.data.store import Samples, read_samples, without_held_out_repeats
 from pipeline.device import pick_device, torch_threads
 from pipeline.downstream.arms import OF_POOL, Added, Arm
 from pipeline.downstream.bench import (
@@ -33,11 +33,12 @@ from pipeline.params import EvaluateParams
 from pipeline.seeds import derive_seed, numpy_generator
 from pipeline.tracking.tracker import Tracker
 
-_TEACHER_SEED = 2_000_000  # their repetitions: none of them is scored
-_MOST_POOL = 20_000  # pool rows that are looked at
+_MOST_POOL = 20_000  # pool rows that are looked at,
+_MOST_BYTES = 256 << 20  # as long as their pixels are not more than this
 _TEACHERS = 3  # classifiers whose mean probability is a pseudo-label's
-# The kinds that may teach; validation rows choose, since the best one differs by the set.
-_KINDS = (
+_TEACHER_SEED = 2_000_000  # their repetitions: none of them is scored
+# Validation rows choose who teaches, since the best kind differs by the set.
+_TEACHER_KINDS = (
     Arm("real_augmented", "baseline", None, "light"),
     Arm("real_augmented_strong", "baseline", None, "strong"),
     Arm("cutmix", "baseline", None, "light", mix="cutmix", strength=0.5),
@@ -82,13 +83,14 @@ def _make(
     if "smote" in kinds:
         seed = derive_seed(params.seed, "evaluate", "smote") % 2**31
         parts["smote"] = smote_rows(images, labels, seed)
-    soft: dict[Added, Probabilities] = {}
+    soft: Probabilities | None = None
     if any(kind in OF_POOL for kind in kinds):
         pool = read_samples(dataset, ("pool",)).images
-        if len(pool) > _MOST_POOL:
+        limit = min(_MOST_POOL, _MOST_BYTES // images[0].nbytes)
+        if len(pool) > limit:
             random = numpy_generator(params.seed, "evaluate", "pool")
-            pool = pool[np.sort(random.choice(len(pool), _MOST_POOL, replace=False))]
-        validation = read_samples(dataset, ("validation",))
+            pool = pool[np.sort(random.choice(len(pool), limit, replace=False))]
+        validation = without_held_out_repeats(read_samples(dataset, ("validation",)))
         chances, of_pool, of_real = _taught(params, bench, images, validation, pool, tracker)
         if "pseudo_labels" in kinds:
             found = pseudo_labelled(pool, chances, params.pseudo_confidence, most)
@@ -96,10 +98,10 @@ def _make(
         if "pseudo_labels_soft" in kinds:
             mean = np.mean(chances, axis=0)
             parts["pseudo_labels_soft"] = pool, mean.argmax(axis=1).astype(np.int64)
-            soft["pseudo_labels_soft"] = mean.astype(np.float16)
+            soft = mean.astype(np.float16)
         if "retrieval" in kinds:
             parts["retrieval"] = retrieved(pool, of_pool, of_real, labels, most)
-    return join_rivals(parts, bench.classes, soft)
+    return join_rivals(parts, soft)
 
 
 def _taught(
@@ -115,21 +117,21 @@ def _taught(
     One of each kind is trained; the kind with the best validation balanced accuracy teaches.
     """
     device = pick_device(params.execution.device)
-    total = len(_KINDS) + _TEACHERS - 1
+    total = len(_TEACHER_KINDS) + _TEACHERS - 1
 
     def train(kind: Arm, number: int, done: int) -> Classifier:
         tracker.progress("teachers", done, total, "runs")
         with torch_threads(1):  # as all classifiers are trained
             return fit_pair(bench, params, (kind, _TEACHER_SEED + number), device)
 
-    tried = [train(kind, 0, place) for place, kind in enumerate(_KINDS)]
-    best = max(
-        range(len(_KINDS)), key=lambda place: _accuracy(tried[place], validation, bench.classes)
-    )
-    tracker.note(f"evaluate: {_KINDS[best].name} classifiers label the unlabelled images")
-    more = [
-        train(_KINDS[best], number, total - _TEACHERS + number) for number in range(1, _TEACHERS)
-    ]
+    tried = [train(kind, 0, place) for place, kind in enumerate(_TEACHER_KINDS)]
+    with torch_threads(1):
+        # Rounded, so that the order of a sum does not break a tie.
+        scores = [round(_accuracy(one, validation, bench.classes), 12) for one in tried]
+    best = int(np.argmax(scores))
+    kind = _TEACHER_KINDS[best]
+    tracker.note(f"evaluate: {kind.name} classifiers label the unlabelled images")
+    more = [train(kind, number, total - _TEACHERS + number) for number in range(1, _TEACHERS)]
     tracker.progress("teachers", total, total, "runs")
     teachers = [tried[best], *more]
     with torch_threads(1):

@@ -19,6 +19,7 @@ _POOL = 2.0
 _SIZE = 1.0
 _COLOUR = 1.0  # bandwidths between grey and colour
 FARTHEST = 2.0  # bandwidths; a regime farther away says nothing
+_LEAST_VARIANCE = 2.0  # between sets, in squared points: few regimes that agree prove no less
 _NORMAL_95 = 1.96
 
 
@@ -70,12 +71,12 @@ def expect(facts: SetFacts, base: BaseKind, regimes: Sequence[Regime]) -> Expect
     gain = _blend(
         [(one.gain_points, one.gain_low, one.gain_high) for _, _, one in near],
         weights,
-        unseen * pvariance([one.gain_points for one in alike]),
+        unseen * _between([one.gain_points for one in alike]),
     )
     tail = _blend(
         [(one.tail_gain_points, one.tail_low, one.tail_high) for _, _, one in near],
         weights,
-        unseen * pvariance([one.tail_gain_points for one in alike]),
+        unseen * _between([one.tail_gain_points for one in alike]),
     )
     return Expectation(
         *gain,
@@ -94,6 +95,11 @@ def _coordinates(facts: SetFacts | Regime, pool: int) -> tuple[float, ...]:
         math.log2(facts.image_size_px) / _SIZE,
         _COLOUR * (facts.image_mode == "RGB"),
     )
+
+
+def _between(gains: Sequence[float]) -> float:
+    """Return the variance between sets, in squared points."""
+    return max(pvariance(gains), _LEAST_VARIANCE)
 
 
 def _kernel(distance: float) -> float:

@@ -48,11 +48,9 @@ def test_rows_keep_the_probabilities_that_are_known_of_them(tmp_path) -> None:
     images, labels = np.zeros((2, 4, 4, 1), np.uint8), np.array([1, 0])
     soft = np.array([[0.25, 0.75], [0.5, 0.5]], dtype=np.float16)
     made = join_rivals(
-        {"pseudo_labels": (images, labels), "pseudo_labels_soft": (images, labels)},
-        classes=2,
-        soft={"pseudo_labels_soft": soft},
+        {"pseudo_labels_soft": (images, labels), "pseudo_labels": (images, labels)}, soft
     )
     write_rivals(tmp_path / "rivals.npz", made)
     found = read_rivals(tmp_path / "rivals.npz")
-    assert found.probabilities[found.mask("pseudo_labels")].tolist() == [[0, 1], [1, 0]]
-    assert found.probabilities[found.mask("pseudo_labels_soft")].tolist() == soft.tolist()
+    assert found.mask("pseudo_labels_soft").tolist() == [False, False, True, True]
+    assert found.probabilities.tolist() == soft.tolist()

@@ -114,3 +114,15 @@ def test_a_base_from_elsewhere_is_compared_with_its_like() -> None:
     plain = expect(facts(), "none", regimes)
     assert plain is not None
     assert plain.regimes == ("stripes",)
+
+
+def test_one_regime_alone_is_less_sure_the_farther_it_is() -> None:
+    reaches = []
+    for side in (16, 24, 32):
+        found = expect(facts(image_size_px=side), "none", [regime()])
+        assert found is not None
+        assert found.gain_points == 2.0
+        reaches.append(found.gain_high - found.gain_low)
+    assert reaches[0] == 2.0
+    assert reaches[0] < reaches[1] < reaches[2]
+    assert reaches[2] > 4.0

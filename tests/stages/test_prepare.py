@@ -546,6 +546,7 @@ def test_the_recipe_is_said_and_written_before_anything_trains(
         "settings": {"base": "none"},
         "reasons": {"base": "fewer than 500 unlabelled images"},
         "expectation": None,
+        "expectation_elsewhere": None,
     }
 
 
