@@ -33,6 +33,7 @@ STAGES: tuple[StageName, ...] = ("prepare", "pretrain", "train", "synthesize", "
 SEEDS, SPLITS = 10, 3
 QUICK = "digits"
 SIDE_PX = 16  # of Fashion-MNIST and MNIST: a comparison of 28 px takes three times as long
+SECONDS = "seconds.json"  # of each stage, in a run's folder
 _RESAMPLES, _CONFIDENCE = 2000, 0.95
 
 
@@ -162,10 +163,9 @@ def main(
             if missing:
                 typer.echo(f"{regime.name}: left out; give --{missing[0]} DIR", err=True)
                 continue
-            extra: list[str] = []
+            base = None
             if regime.base is not None:
                 base = train_base(BASES[regime.base], folders, root)
-                extra = ['pretrain.base="run"', f"pretrain.path={json.dumps(str(base))}"]
             found.append(
                 run_regime(
                     regime,
@@ -173,7 +173,8 @@ def main(
                     root / regime.name,
                     seeds or (4 if quick else SEEDS),
                     splits or (1 if quick else SPLITS),
-                    [*extra, *(settings or [])],
+                    settings or [],
+                    base,
                 )
             )
             _write(json_file, found)
@@ -190,31 +191,41 @@ def train_base(base: Base, folders: Mapping[str, Path | None], root: Path) -> Pa
         {"prepare": prepare, "pretrain": {"base": "none"}, "train": base.train}
     )
     for stage in STAGES[:3]:
-        run_stage(stage, params, folder, _Telling())
+        _timed(stage, params, folder)
     return folder
 
 
 def run_regime(
-    regime: Regime, files: Path | None, root: Path, seeds: int, splits: int, settings: list[str]
+    regime: Regime,
+    files: Path | None,
+    root: Path,
+    seeds: int,
+    splits: int,
+    settings: list[str],
+    base: Path | None = None,
 ) -> dict[str, Any]:
     """Run a regime on each split, and return what it gained and cost."""
+    if base is not None:
+        settings = ['pretrain.base="run"', f"pretrain.path={json.dumps(str(base))}", *settings]
     runs = []
     for split in range(splits):
         folder = root / f"split-{split}"
-        began = time.monotonic()
         params = _params(regime, files, seeds, split, settings)
         for name in STAGES:
-            started = time.monotonic()
-            run_stage(name, params, folder, _Telling())
-            seconds = time.monotonic() - started
+            seconds = _timed(name, params, folder)
             typer.echo(f"{regime.name} {split}: {name} {seconds:,.0f} s", err=True)
-        _keep_seconds(folder, time.monotonic() - began)
         runs.append(folder)
-    return result(regime.name, runs)
+    return result(regime.name, runs, base)
 
 
-def result(name: str, runs: list[Path]) -> dict[str, Any]:
-    """Return what the finished runs of a regime gained, in points, and what they cost."""
+def result(name: str, runs: list[Path], base: Path | None = None) -> dict[str, Any]:
+    """Return what the finished runs of a regime gained, in points, and what they cost.
+
+    Args:
+        name: of the regime.
+        runs: artifacts folders, one a split.
+        base: that of the generator that they start from, whose time counts apart.
+    """
     verdicts = [json.loads((run / "evaluate" / "verdict.json").read_text()) for run in runs]
     one = verdicts[0]
     if len(runs) > 1:
@@ -226,7 +237,7 @@ def result(name: str, runs: list[Path]) -> dict[str, Any]:
         )
     else:
         pooled = one
-    minutes = sum(float((run / "seconds.txt").read_text()) for run in runs) / 60 / len(runs)
+    minutes = sum(_seconds(run) for run in runs) / 60 / len(runs)
     gain = pooled["gain_points"]
     facts = json.loads((runs[0] / "prepare" / "recipe.json").read_text())["facts"]
     return {
@@ -249,6 +260,7 @@ def result(name: str, runs: list[Path]) -> dict[str, Any]:
             for arm in pooled["arms"]
         },
         "minutes": minutes,
+        "base_minutes": None if base is None else _seconds(base) / 60,
         "minutes_per_point": minutes / gain if gain > 0 else None,
         "labels": _labels(one),
         "seeds": one["n"]["seeds"],
@@ -287,26 +299,40 @@ def _params(
 ) -> Params:
     data: dict[str, Any] = {
         "seed": split,
-        "prepare": dict(regime.prepare),
+        # No pool but that of the regime, whatever lies in the working folder.
+        "prepare": {"pool_path": str(Path(os.devnull) / "none"), **regime.prepare},
         "evaluate": {"seeds": seeds},
     }
     if files is not None:
         data["prepare"]["path"] = str(files)
     for one in settings:
-        key, _, value = one.partition("=")
+        key, _, text = one.partition("=")
         section, _, name = key.partition(".")
         try:
-            data.setdefault(section, {})[name] = json.loads(value)
+            value = json.loads(text)
         except json.JSONDecodeError:
+            value = text
+        if name:
             data.setdefault(section, {})[name] = value
+        else:
+            data[section] = value
     return Params.model_validate(data)
 
 
-def _keep_seconds(folder: Path, seconds: float) -> None:
-    """Keep what a run took; a later one that finds it finished takes none and changes nothing."""
-    path = folder / "seconds.txt"
-    before = float(path.read_text()) if path.exists() else 0.0
-    path.write_text(f"{max(before, seconds):.1f}\n", encoding="utf-8")
+def _timed(stage: StageName, params: Params, folder: Path) -> float:
+    """Run a stage and keep its seconds; one that is found finished keeps those that it took."""
+    began = time.monotonic()
+    run_stage(stage, params, folder, _Telling())
+    seconds = time.monotonic() - began
+    path = folder / SECONDS
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept[stage] = max(kept.get(stage, 0.0), round(seconds, 1))
+    path.write_text(json.dumps(kept) + "\n", encoding="utf-8")
+    return seconds
+
+
+def _seconds(folder: Path) -> float:
+    return float(sum(json.loads((folder / SECONDS).read_text()).values()))
 
 
 def _write(path: Path | None, found: list[dict[str, Any]]) -> None:

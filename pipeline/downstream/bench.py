@@ -61,7 +61,7 @@ class Bench:
         """
         if self.soft is None:
             raise StageError("evaluate: no row has probabilities; make the rivals' rows first")
-        found = (self.labels[rows, None] == np.arange(self.classes)).astype(np.float32)
+        found = np.asarray(self.labels[rows, None] == np.arange(self.classes), dtype=np.float32)
         place = rows - (len(self.labels) - len(self.soft))
         found[place >= 0] = self.soft[place[place >= 0]]
         return found

@@ -142,7 +142,8 @@ class BaseImages:
 
     Attributes:
         seen: all of them.
-        beyond: those that are no training rows here: no baseline arm saw them.
+        beyond: those that are no training rows here: of a pool, only the baselines that learn
+            from it saw them; of another base, none did.
     """
 
     seen: int

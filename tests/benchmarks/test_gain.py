@@ -49,7 +49,9 @@ def run_folder(root: Path, seconds: float) -> Path:
     (root / "evaluate" / "verdict.json").write_text(json.dumps(verdict))
     (root / "prepare").mkdir()
     (root / "prepare" / "recipe.json").write_text(json.dumps({"facts": {"labelled": 100}}))
-    (root / "seconds.txt").write_text(f"{seconds}\n")
+    (root / "seconds.json").write_text(
+        json.dumps({"train": seconds / 4, "evaluate": 0.75 * seconds})
+    )
     return root
 
 
@@ -90,10 +92,38 @@ def test_regimes_have_names_of_their_own_and_valid_params(gain, tmp_path):
         assert (params.pretrain.base, params.train.steps) == ("pool", 7)
 
 
-def test_seconds_of_a_run_that_was_finished_before_stay(gain, tmp_path):
-    gain._keep_seconds(tmp_path, 90.0)
-    gain._keep_seconds(tmp_path, 0.5)
-    assert float((tmp_path / "seconds.txt").read_text()) == 90.0
+def test_seconds_of_a_stage_that_was_finished_before_stay(gain, tmp_path, monkeypatch):
+    ran: list[str] = []
+    monkeypatch.setattr(gain, "run_stage", lambda name, *_: ran.append(name))
+    (tmp_path / "seconds.json").write_text(json.dumps({"train": 90.0}))
+    for name in ("train", "evaluate"):
+        gain._timed(name, None, tmp_path)
+    assert ran == ["train", "evaluate"]
+    assert gain._seconds(tmp_path) == pytest.approx(90.0, abs=1.0)
+
+
+def test_root_keys_are_set_too(gain, tmp_path):
+    params = gain._params(gain.REGIMES[0], None, 4, 0, ["recipe=none", "seed=5"])
+    assert (params.recipe, params.seed) == ("none", 5)
+
+
+def test_a_base_is_given_to_every_split_and_its_time_told(gain, tmp_path, monkeypatch):
+    base = run_folder(tmp_path / "base", 120.0)
+    given: list[Any] = []
+
+    def run_stage(name: str, params: Any, folder: Path, _tracker: Any) -> None:
+        if name == "prepare":
+            given.append((params.seed, params.pretrain.base, params.pretrain.path))
+            run_folder(folder, 600.0)
+
+    monkeypatch.setattr(gain, "run_stage", run_stage)
+    monkeypatch.setattr(gain, "pooled_verdict", lambda runs, *_: runs[0])
+    monkeypatch.setattr(gain, "read_run", lambda run, verdict: verdict)
+    regime = next(one for one in gain.REGIMES if one.base)
+    found = gain.run_regime(regime, None, tmp_path / "runs", 4, 2, [], base)
+    assert given == [(split, "run", str(base)) for split in range(2)]
+    assert found["base_minutes"] == pytest.approx(2)
+    assert (found["splits"], found["minutes"]) == (2, pytest.approx(10, abs=0.5))
 
 
 def test_an_unknown_regime_is_named(gain):
