@@ -851,6 +851,11 @@ class Params(_Frozen):
                 "synthesize.guide = weaker needs a weaker network; set train.guide to earlier or "
                 "smaller"
             )
+        if self.synthesize.guide == "weaker" and self.synthesize.guidance == 1:
+            raise ValueError(
+                "synthesize.guide = weaker does nothing at synthesize.guidance = 1, which is none; "
+                "set guidance to 1.5, or to auto"
+            )
         if self.synthesize.generator == "student" and self.train.distill == "none":
             raise ValueError(
                 "synthesize.generator = student needs one; set train.distill to progressive or "

@@ -316,6 +316,7 @@ def test_a_file_of_nested_aliases_is_refused_at_once(tmp_path):
         (("synthesize.guidance_low=2", "synthesize.guidance_high=1"), "guidance acts nowhere"),
         (("synthesize.guidance=automatic",), "synthesize.guidance"),
         (("synthesize.guide=weaker",), "set train.guide to earlier or smaller"),
+        (("synthesize.guide=weaker", "train.guide=earlier"), "set guidance to 1.5, or to auto"),
         (("synthesize.generator=student",), "set train.distill to progressive or consistency"),
         (
             ("train.distill=progressive", "synthesize.generator=student", "synthesize.mode=edit"),
@@ -343,7 +344,7 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path, overrides, messa
     [
         ("synthesize.guidance=1",),
         ("synthesize.guidance=auto",),  # tries what the generator has
-        ("synthesize.guide=weaker", "train.guide=earlier"),
+        ("synthesize.guide=weaker", "train.guide=earlier", "synthesize.guidance=1.5"),
     ],
 )
 def test_without_a_null_class_there_are_other_guides(tmp_path, overrides):

@@ -339,7 +339,7 @@ def test_a_pool_as_base_is_named_with_a_caution(tmp_path: Path) -> None:
     assert (
         "Caution. The base learned from 40 unlabelled images that only the baselines of the pool "
         "saw too (pseudo-labels, retrieval), so part of "
-        "any gain may come from the pool rather than from synthesis."
+        "any gain over the others may come from the pool rather than from synthesis."
     ) in text
     assert {"href": "#base"} in Page(path).all("a")
 

@@ -379,7 +379,7 @@ def test_guidance_is_searched_for_and_the_choice_is_used(trained, tmp_path, reco
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"guide": "weaker"}, "the generator has no weaker network"),
+        ({"guide": "weaker", "guidance": 1.5}, "the generator has no weaker network"),
         ({"generator": "student"}, "train has made none"),
         ({"encoder": "inception", "encoder_path": "nowhere"}, "nowhere"),
         ({"mode": "inpaint", "mask": "user", "mask_path": "nowhere"}, r"no masks \(\*\.png\)"),
