@@ -202,7 +202,8 @@ def test_the_bucket_is_made_once_and_its_code_may_run_again(unused_store):
         aws_secret_access_key="secret",
         region_name="us-east-1",
     )
-    assert [one["Name"] for one in client.list_buckets()["Buckets"]] == ["mlflow"]
+    # Other tests of this process may have buckets of their own in the same store.
+    assert [one["Name"] for one in client.list_buckets()["Buckets"]].count("mlflow") == 1
 
 
 @pytest.fixture

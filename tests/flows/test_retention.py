@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import (
 
 from flows.augment import augment
 from flows.leftovers import old_logs, old_work, remove
-from flows.retention import retention
+from flows.retention import _is_ours, retention
 from flows.retention_mlflow import old_runs
 from pipeline.errors import InputError
 from pipeline.folders import write_manifest
@@ -203,11 +203,11 @@ def test_old_flow_runs_go_and_the_newest_and_the_young_stay(project, monkeypatch
 
 
 def _augment_runs(client):
-    """Ended runs alone: other tests leave running ones on the same server."""
+    """Return those that may go: other tests leave running and nameless ones on the same server."""
     runs = client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=["augment"])), limit=200
     )
-    return [run for run in runs if run.state.is_final()]
+    return [run for run in runs if run.state.is_final() and _is_ours(run)]
 
 
 def test_a_folder_that_is_not_there_is_named(project):
