@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from pipeline.data.store import Samples, StoreInfo, concatenate
 from pipeline.downstream.arms import BY_USER, Arm
-from pipeline.downstream.bench import Bench
+from pipeline.downstream.bench import Bench, Probabilities
 from pipeline.downstream.command import TaskData, run_command, write_task_data
-from pipeline.downstream.fitting import Pair, Predictions, Probabilities
+from pipeline.downstream.fitting import Pair, Predictions
 from pipeline.downstream.training import read_run, run_path, write_run
 from pipeline.params import EvaluateParams
 from pipeline.tracking.tracker import Tracker
