@@ -91,14 +91,13 @@ def _make(
             random = numpy_generator(params.seed, "evaluate", "pool")
             pool = pool[np.sort(random.choice(len(pool), limit, replace=False))]
         validation = without_held_out_repeats(read_samples(dataset, ("validation",)))
-        chances, of_pool, of_real = _taught(params, bench, images, validation, pool, tracker)
+        chance, of_pool, of_real = _taught(params, bench, images, validation, pool, tracker)
         if "pseudo_labels" in kinds:
-            found = pseudo_labelled(pool, chances, params.pseudo_confidence, most)
+            found = pseudo_labelled(pool, [chance], params.pseudo_confidence, most)
             parts["pseudo_labels"] = found
         if "pseudo_labels_soft" in kinds:
-            mean = np.mean(chances, axis=0)
-            parts["pseudo_labels_soft"] = pool, mean.argmax(axis=1).astype(np.int64)
-            soft = mean.astype(np.float16)
+            parts["pseudo_labels_soft"] = pool, chance.argmax(axis=1).astype(np.int64)
+            soft = chance.astype(np.float16)
         if "retrieval" in kinds:
             parts["retrieval"] = retrieved(pool, of_pool, of_real, labels, most)
     return join_rivals(parts, soft)
@@ -111,10 +110,11 @@ def _taught(
     validation: Samples,
     pool: Images,
     tracker: Tracker,
-) -> tuple[list[Floats], Floats, Floats]:
-    """Return what teachers say of the pool, and the first one's features of pool and real rows.
+) -> tuple[Floats, Floats, Floats]:
+    """Return the teachers' mean probabilities of the pool, and features of pool and real rows.
 
     One of each kind is trained; the kind with the best validation balanced accuracy teaches.
+    The features are the first one's.
     """
     device = pick_device(params.execution.device)
     total = len(_TEACHER_KINDS) + _TEACHERS - 1
@@ -137,7 +137,7 @@ def _taught(
     with torch_threads(1):
         chances = [softmax(predict(model, pool).astype(np.float64), axis=1) for model in teachers]
         of_pool, of_real = (embed(teachers[0], rows).astype(np.float64) for rows in (pool, images))
-    return chances, of_pool, of_real
+    return np.asarray(np.mean(chances, axis=0)), of_pool, of_real
 
 
 def _accuracy(model: Classifier, rows: Samples, classes: int) -> float:
