@@ -131,8 +131,14 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="File of the results.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One regime, one split.")] = False,
     only: Annotated[str, typer.Option(help="Names of regimes, with commas; all of them.")] = "",
-    fashion: Annotated[Path | None, typer.Option(help="Folder with Fashion-MNIST's files.")] = None,
-    mnist: Annotated[Path | None, typer.Option(help="Folder with MNIST's files.")] = None,
+    fashion: Annotated[
+        Path | None,
+        typer.Option(help="Folder with Fashion-MNIST's files.", exists=True, file_okay=False),
+    ] = None,
+    mnist: Annotated[
+        Path | None,
+        typer.Option(help="Folder with MNIST's files.", exists=True, file_okay=False),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=2, help="Paired seeds of a verdict.")] = None,
     splits: Annotated[int | None, typer.Option(min=1, help="Splits of a regime.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder of the runs, kept.")] = None,
