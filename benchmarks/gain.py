@@ -7,16 +7,21 @@ it cost stands beside what it gained, and beside what more labels bring.
 
 `--quick` does one regime, the embedded digits, on one split, in under 30 minutes on two cores.
 Without it 10 seeds on 3 splits of every regime whose files are at hand: `--fashion DIR` and
-`--mnist DIR` (IDX files). With `--work`, what is finished there is not done again.
+`--mnist DIR` (IDX files), `--emoji DIR` (npm packages emoji-datasource-*). Where a generator starts
+from another set, that set's own images are compared too: they take the place of the generated
+ones. With `--work`, what is finished there is not done again. `--regimes FILE` puts what was found
+into the list that `recipe: auto` says its expectation from (pipeline/recipe/regimes.json).
+
+The splits have numbers of their own, from 100 on: defaults were chosen while looking at the first
+ones. The regime that stands on top is the one that looks best here, so its interval is a little
+too narrow; name it beforehand with `--only` to claim it.
 """
 
 import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,106 +29,46 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import typer
+from gain_sets import (
+    BASES,
+    REGIMES,
+    Base,
+    Folders,
+    Regime,
+    cut_mnist,
+    files_needed,
+    pool_folder,
+    source_path,
+)
 
+from pipeline.data.store import Samples, make_samples, read_info, read_samples
+from pipeline.data.store_writer import write_store
 from pipeline.downstream.pooled import pooled_verdict, read_run
-from pipeline.params import Params, StageName
-from pipeline.readers.arrays import write_arrays
-from pipeline.readers.idx_files import find_idx, read_idx
+from pipeline.errors import StageError
+from pipeline.folders import read_manifest
+from pipeline.hashing import digest_json
+from pipeline.params import ArmName, Params, StageName
+from pipeline.recipe.measured import Regime as Measured
+from pipeline.recipe.measured import read_regimes
+from pipeline.stages.evaluate import evaluate
 from pipeline.stages.running import run_stage
 from pipeline.tracking.tracker import NullTracker
 
 STAGES: tuple[StageName, ...] = ("prepare", "pretrain", "train", "synthesize", "evaluate")
-SEEDS, SPLITS = 10, 3
+SEEDS, SPLITS, FIRST_SPLIT = 10, 3, 100
 QUICK = "digits"
-SIDE_PX = 16  # of Fashion-MNIST and MNIST: a comparison of 28 px takes three times as long
-_MARGIN_PX = 4  # of MNIST's images, around the box that its makers fitted each digit into
+_NO_POOL = str(Path(os.devnull) / "none")
 SECONDS = "seconds.json"  # of each stage, in a run's folder
 _RESAMPLES, _CONFIDENCE = 2000, 0.95
-
-
-@dataclass(frozen=True)
-class Regime:
-    """A set of images in a certain scarcity.
-
-    Attributes:
-        name: in the results.
-        files: which folder it needs: fashion, mnist, or none.
-        prepare: params of the stage beside the defaults.
-        base: set of the generator that this one starts from, of `BASES`; no baseline sees it.
-    """
-
-    name: str
-    files: str | None = None
-    prepare: dict[str, Any] = field(default_factory=dict)
-    base: str | None = None
-
-
-@dataclass(frozen=True)
-class Base:
-    """A labelled set that a generator is trained on, for another set to start from.
-
-    Attributes:
-        name: of the folder of its run.
-        files: which folder it needs, or none.
-        prepare: params of the stage beside the defaults.
-        train: likewise.
-    """
-
-    name: str
-    files: str | None
-    prepare: dict[str, Any]
-    train: dict[str, Any]
-
-
-_CUT = {"source": "npz", "image_size_px": 8, "validation_fraction": 0.02}
-BASES = {
-    "mnist": Base("mnist", "mnist", _CUT, {"steps": 1500, "checks": 3}),
-    "digits": Base("digits", None, {"source": "digits", "test_fraction": 0.02}, {}),
-}
-
-
-def _of(files: str, most: int, least: int, pool: bool) -> Regime:
-    name = f"{files}-{most}" + (f"-to-{least}" if least < most else "") + ("-pool" if pool else "")
-    return Regime(
-        name,
-        files,
-        {
-            "source": "idx",
-            "image_size_px": SIDE_PX,
-            "validation_fraction": 0.05,
-            "imbalance": {"max": most, "min": least},
-            "keep_pool": pool,
-        },
-    )
-
-
-def _digits(most: int, least: int, base: str | None) -> Regime:
-    name = f"digits-{most}" + (f"-to-{least}" if least < most else "")
-    thinned = {"imbalance": {"max": most, "min": least}, "keep_pool": base is None}
-    return Regime(f"{name}-base" if base else f"{name}-pool", None, thinned, base)
-
-
-def _mnist_on_digits(each: int) -> Regime:
-    """MNIST in 8 px, whose generator starts from the embedded digits, of other writers."""
-    prepare = {**_CUT, "imbalance": {"max": each, "min": each}, "keep_pool": False}
-    return Regime(f"mnist-{each}-base", "mnist", prepare, "digits")
-
-
-REGIMES = (
-    Regime("digits"),
-    Regime("digits-no-pool", None, {"keep_pool": False}),
-    *(
-        _digits(most, least, base)
-        for base in ("mnist", None)
-        for most, least in ((5, 5), (10, 10), (25, 25), (30, 3), (60, 6))
-    ),
-    *(_mnist_on_digits(each) for each in (5, 10, 25)),
-    *(
-        _of(files, most, least, pool)
-        for files in ("fashion", "mnist")
-        for most, least in ((10, 10), (25, 25), (100, 10), (100, 100))
-        for pool in (True, False)
-    ),
+_ROWS_ARMS: tuple[ArmName, ...] = (
+    "real_augmented",
+    "real_augmented_strong",
+    "mixup",
+    "cutmix",
+    "mixed",
+    "mixed_strong",
+    "mixed_mixup",
+    "mixed_cutmix",
 )
 
 
@@ -139,15 +84,22 @@ def main(
         Path | None,
         typer.Option(help="Folder with MNIST's files.", exists=True, file_okay=False),
     ] = None,
+    emoji: Annotated[
+        Path | None,
+        typer.Option(help="Folder with emoji-datasource-*.", exists=True, file_okay=False),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=2, help="Paired seeds of a verdict.")] = None,
     splits: Annotated[int | None, typer.Option(min=1, help="Splits of a regime.")] = None,
+    regimes: Annotated[
+        Path | None, typer.Option(help="List of the recipe's regimes, to put these in.")
+    ] = None,
     work: Annotated[Path | None, typer.Option(help="Folder of the runs, kept.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE beside the defaults.")
     ] = None,
 ) -> None:
     """Run the regimes and write what each one gained."""
-    folders = {"fashion": fashion, "mnist": mnist}
+    folders = {"fashion": fashion, "mnist": mnist, "emoji": emoji}
     wanted = [one.strip() for one in only.split(",") if one.strip()] or ([QUICK] if quick else [])
     unknown = sorted(set(wanted) - {one.name for one in REGIMES})
     if unknown:
@@ -158,38 +110,41 @@ def main(
     with ExitStack() as stack:
         root = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for regime in chosen:
-            needed = {regime.files, BASES[regime.base].files if regime.base else None} - {None}
-            missing = sorted(str(one) for one in needed if folders[str(one)] is None)
+            missing = sorted(one for one in files_needed(regime) if folders[one] is None)
             if missing:
+                if wanted:
+                    raise typer.BadParameter(f"{regime.name}: give --{missing[0]} DIR")
                 typer.echo(f"{regime.name}: left out; give --{missing[0]} DIR", err=True)
                 continue
-            base = None
-            if regime.base is not None:
+            base = pool = None
+            if regime.base is not None and regime.pool:
+                pool = pool_folder(BASES[regime.base], folders, root)
+            elif regime.base is not None:
                 base = train_base(BASES[regime.base], folders, root)
-            files = folders.get(regime.files or "")
-            if regime.prepare.get("source") == "npz":
-                files = _cut(files, root)
             found.append(
                 run_regime(
                     regime,
-                    files,
+                    source_path(regime, folders, root),
                     root / regime.name,
                     seeds or (4 if quick else SEEDS),
                     splits or (1 if quick else SPLITS),
                     settings or [],
                     base,
+                    pool,
                 )
             )
             _write(json_file, found)
+            if regimes is not None:
+                add_regimes(regimes, found)
     typer.echo(json.dumps(summary(found), indent=1))
 
 
-def train_base(base: Base, folders: Mapping[str, Path | None], root: Path) -> Path:
+def train_base(base: Base, folders: Folders, root: Path) -> Path:
     """Train a generator on all images of a labelled set, and return its run's folder."""
     folder = root / f"base-{base.name}"
-    prepare = {"imbalance": None, **base.prepare}
+    prepare = {"imbalance": None, "pool_path": _NO_POOL, **base.prepare}
     if base.files is not None:
-        prepare["path"] = str(_cut(folders[base.files], root))
+        prepare["path"] = str(cut_mnist(folders[base.files], root))
     params = Params.model_validate(
         {"prepare": prepare, "pretrain": {"base": "none"}, "train": base.train}
     )
@@ -206,71 +161,100 @@ def run_regime(
     splits: int,
     settings: list[str],
     base: Path | None = None,
+    pool: Path | None = None,
 ) -> dict[str, Any]:
     """Run a regime on each split, and return what it gained and cost."""
+    settings = [*regime.settings, *settings]
     if base is not None:
         settings = ['pretrain.base="run"', f"pretrain.path={json.dumps(str(base))}", *settings]
-    runs = []
-    for split in range(splits):
+    if pool is not None:
+        settings = [f"prepare.pool_path={json.dumps(str(pool))}", *settings]
+    runs, of_rows = [], []
+    for split in range(FIRST_SPLIT, FIRST_SPLIT + splits):
         folder = root / f"split-{split}"
         params = _params(regime, files, seeds, split, settings)
         for name in STAGES:
             seconds = _timed(name, params, folder)
             typer.echo(f"{regime.name} {split}: {name} {seconds:,.0f} s", err=True)
+        if base is not None:
+            of_rows.append(compare_rows(params, folder, base))
         runs.append(folder)
-    return result(regime.name, runs, base)
+    return result(regime.name, runs, base, of_rows)
 
 
-def _cut(files: Path | None, root: Path) -> Path:
-    """Return MNIST as an .npz file below `root`, cut to the 20 x 20 px that hold the digit.
+def compare_rows(params: Params, run: Path, base: Path) -> Path:
+    """Compare once more, with a base's own images in the place of those that were generated.
 
-    scikit-learn's digits fill their images; a base whose digits have a wide margin knows them
-    badly (28 % of its images were what they should be, by a classifier of all digits).
+    Who has a labelled set to train a base on has its images too: what they would bring by
+    themselves says whether a generator between them and the classifier is worth its while.
+
+    Returns:
+        A folder like the run's own, with the sample store and the verdict.
     """
-    path = root / "mnist-cut.npz"
-    if files is None or path.exists():
-        return path
-    images, labels = [], []
-    splits: list[str | None] = []
-    inner = slice(_MARGIN_PX, -_MARGIN_PX)
-    for name, split in (("train", None), ("t10k", "test")):
-        pixels, marks = find_idx(files, name, "images", 3), find_idx(files, name, "labels", 1)
-        if pixels is None or marks is None:
-            raise typer.BadParameter(f"{files}: no IDX files of {name}")
-        images.append(read_idx(pixels, 3)[:, inner, inner])
-        labels.append(read_idx(marks, 1).astype(np.int64))
-        splits += [split] * len(labels[-1])
-    root.mkdir(parents=True, exist_ok=True)
-    names = [str(digit) for digit in range(10)]
-    write_arrays(path, np.concatenate(images), np.concatenate(labels), names, splits)
-    return path
+    settings = params.evaluate.model_copy(update={"arms": _ROWS_ARMS, "curve_fractions": ()})
+    stages = (run / "prepare", run / "synthesize", base / "prepare")
+    key = digest_json([settings.identity(), [_digest(folder) for folder in stages]])
+    folder = run / f"rows-of-base-{key[:8]}"
+    dataset, accepted = folder / "prepare" / "dataset", folder / "accepted"
+    if (folder / "evaluate" / "verdict.json").exists():
+        return folder
+    info = read_info(run / "prepare" / "dataset")
+    theirs = read_info(base / "prepare" / "dataset").classes
+    synthetic = read_samples(run / "synthesize" / "accepted")
+    rows = read_samples(base / "prepare" / "dataset", ("train",))
+    planted = like(synthetic, rows, [theirs.index(name) for name in info.classes])
+    stored = ((dataset, read_samples(run / "prepare" / "dataset")), (accepted, planted))
+    for store, samples in stored:
+        write_store(store, samples, info.classes, info.image_size_px, info.image_mode)
+    evaluate(settings, dataset, accepted, folder / "evaluate", NullTracker())
+    return folder
 
 
-def result(name: str, runs: list[Path], base: Path | None = None) -> dict[str, Any]:
+def like(synthetic: Samples, rows: Samples, of_class: list[int]) -> Samples:
+    """Return rows to take the place of synthetic ones: of each class as many, where there are.
+
+    Args:
+        synthetic: the rows whose place is taken.
+        rows: to choose from.
+        of_class: label of `synthetic` -> that of `rows`.
+    """
+    random = np.random.default_rng(0)
+    chosen, labels = [], []
+    for label, theirs in enumerate(of_class):
+        members = np.flatnonzero(rows.labels == theirs)
+        wanted = min(int((synthetic.labels == label).sum()), len(members))
+        chosen.append(random.choice(members, wanted, replace=False))
+        labels.append(np.full(wanted, label, dtype=np.int64))
+    images = rows.images[np.concatenate(chosen)]
+    return make_samples(images, np.concatenate(labels), "train", "synthetic")
+
+
+def result(
+    name: str, runs: list[Path], base: Path | None = None, of_rows: list[Path] | None = None
+) -> dict[str, Any]:
     """Return what the finished runs of a regime gained, in points, and what they cost.
 
     Args:
         name: of the regime.
         runs: artifacts folders, one a split.
         base: that of the generator that they start from, whose time counts apart.
+        of_rows: what `compare_rows` returned for each split.
     """
-    verdicts = [json.loads((run / "evaluate" / "verdict.json").read_text()) for run in runs]
-    one = verdicts[0]
-    if len(runs) > 1:
-        pooled = pooled_verdict(
-            [read_run(run, verdict) for run, verdict in zip(runs, verdicts, strict=True)],
-            _RESAMPLES,
-            _CONFIDENCE,
-            0,
-        )
-    else:
-        pooled = one
+    one, pooled = _pooled(runs)
+    rows = None
+    if of_rows:
+        keys = ("best_synthetic", "best_baseline", "gain_points", "interval_points")
+        together = _pooled(of_rows)[1]
+        rows = {key: together[key] for key in keys}
     minutes = sum(_seconds(run) for run in runs) / 60 / len(runs)
+    base_minutes = None if base is None else _seconds(base) / 60
     gain = pooled["gain_points"]
-    facts = json.loads((runs[0] / "prepare" / "recipe.json").read_text())["facts"]
+    recipe = json.loads((runs[0] / "prepare" / "recipe.json").read_text())
+    own = recipe.get("settings", {}).get("base", "none")
     return {
         "name": name,
-        "facts": facts,
+        "facts": recipe["facts"],
+        "base": own if base is None else "elsewhere",
         "decision": pooled["decision"],
         "way": pooled["best_synthetic"],
         "best_baseline": pooled["best_baseline"],
@@ -288,21 +272,51 @@ def result(name: str, runs: list[Path], base: Path | None = None) -> dict[str, A
             for arm in pooled["arms"]
         },
         "minutes": minutes,
-        "base_minutes": None if base is None else _seconds(base) / 60,
-        "minutes_per_point": minutes / gain if gain > 0 else None,
+        "base_minutes": base_minutes,
+        "minutes_per_point": (minutes + (base_minutes or 0.0)) / gain if gain > 0 else None,
+        "images_of_base": rows,
         "labels": _labels(one),
         "seeds": one["n"]["seeds"],
         "splits": len(runs),
     }
 
 
+def _pooled(runs: list[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the first verdict, and the one of all splits together."""
+    verdicts = [json.loads((run / "evaluate" / "verdict.json").read_text()) for run in runs]
+    if len(runs) == 1:
+        return verdicts[0], verdicts[0]
+    read = [read_run(run, verdict) for run, verdict in zip(runs, verdicts, strict=True)]
+    return verdicts[0], pooled_verdict(read, _RESAMPLES, _CONFIDENCE, 0)
+
+
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures of the regime that gained most for sure, and those of all."""
+    """Return the figures of the regime that gained most for sure, and those of all.
+
+    One whose verdict is to use the images stands before one that was refused.
+    """
     if not found:
         return {"regimes": []}
-    best = max(found, key=lambda one: one["gain_low"])
-    keys = ("gain_points", "gain_low", "tail_gain_points", "best_baseline")
+    best = max(found, key=lambda one: (one["decision"] != "do_not_use", one["gain_low"]))
+    keys = ("decision", "gain_points", "gain_low", "tail_gain_points", "best_baseline")
     return {"regime": best["name"], **{key: best[key] for key in keys}, "regimes": found}
+
+
+def add_regimes(path: Path, found: list[dict[str, Any]]) -> None:
+    """Put what was found into the recipe's list, in the place of what has the same name.
+
+    Raises:
+        InputError: the file is no such list.
+    """
+    known = {one.name: one for one in (read_regimes(path) if path.exists() else ())}
+    for one in found:
+        facts = {key: value for key, value in one["facts"].items() if key in Measured.model_fields}
+        plain = {key: value for key, value in one.items() if key in Measured.model_fields}
+        plain |= facts | {"pool": facts["pool"] if one["base"] == "pool" else 0}
+        rounded = {k: round(v, 2) if isinstance(v, float) else v for k, v in plain.items()}
+        known[one["name"]] = Measured.model_validate(rounded)
+    lines = ",\n".join(f"  {one.model_dump_json()}" for one in known.values())
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def _labels(verdict: dict[str, Any]) -> dict[str, float] | None:
@@ -328,7 +342,7 @@ def _params(
     data: dict[str, Any] = {
         "seed": split,
         # No pool but that of the regime, whatever lies in the working folder.
-        "prepare": {"pool_path": str(Path(os.devnull) / "none"), **regime.prepare},
+        "prepare": {"pool_path": _NO_POOL, **regime.prepare},
         "evaluate": {"seeds": seeds},
     }
     if files is not None:
@@ -348,19 +362,33 @@ def _params(
 
 
 def _timed(stage: StageName, params: Params, folder: Path) -> float:
-    """Run a stage and keep its seconds; one that is found finished keeps those that it took."""
+    """Run a stage and keep its seconds; one that is found finished keeps those that it took.
+
+    One that goes on where it was killed has the seconds of its last part alone.
+    """
     began = time.monotonic()
     run_stage(stage, params, folder, _Telling())
     seconds = time.monotonic() - began
     path = folder / SECONDS
     kept = json.loads(path.read_text()) if path.exists() else {}
-    kept[stage] = max(kept.get(stage, 0.0), round(seconds, 1))
-    path.write_text(json.dumps(kept) + "\n", encoding="utf-8")
+    digest = _digest(folder / stage)
+    if kept.get(stage, {}).get("digest") != digest:
+        kept[stage] = {"digest": digest, "seconds": round(seconds, 1)}
+        path.write_text(json.dumps(kept) + "\n", encoding="utf-8")
     return seconds
 
 
 def _seconds(folder: Path) -> float:
-    return float(sum(json.loads((folder / SECONDS).read_text()).values()))
+    kept = json.loads((folder / SECONDS).read_text()).values()
+    return float(sum(one["seconds"] for one in kept))
+
+
+def _digest(folder: Path) -> str:
+    """Return that of a stage's results."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise StageError(f"{folder}: no manifest; run the stage first")
+    return manifest.digest
 
 
 def _write(path: Path | None, found: list[dict[str, Any]]) -> None:

@@ -26,6 +26,7 @@ Rows = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _KEY_CHARACTERS = 8
+_MIXUP, _CUTMIX = 0.2, 0.5  # parameter of the Beta distribution, where it is not searched
 _TWINS: dict[Policy, str] = {
     "none": "real_balanced",
     "light": "real_augmented",
@@ -106,12 +107,14 @@ class Family:
         rates: peak learning rates to try.
         field: attribute of `Arm` that is tried next, if any.
         values: of that attribute; the first one is the arm's.
+        kinds: ways to augment and mix that are tried last, beside the arm's own.
     """
 
     arm: Arm
     rates: tuple[float, ...]
     field: Literal["share", "strength", "added_weight"] | None = None
     values: tuple[float, ...] = ()
+    kinds: tuple["Kind", ...] = ()
 
     def first_round(self) -> tuple[Arm, ...]:
         """Return the arm at each learning rate."""
@@ -123,6 +126,19 @@ class Family:
             return (best,)
         changed = (_with(best, self.field, value) for value in self.values)
         return tuple(dict.fromkeys((best, *changed)))
+
+    def third_round(self, best: Arm) -> tuple[Arm, ...]:
+        """Return the best arm of the second round and the same of each other kind."""
+        return (best, *(replace(best, **asdict(kind)) for kind in self.kinds))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How an arm's images are augmented and mixed; see `Arm`."""
+
+    augmentation: Policy
+    mix: Mix = "none"
+    strength: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -176,6 +192,8 @@ def plan_arms(
 
     All that do more than draw real rows are augmented as `real_augmented` is. Where no augmented
     baseline takes part they are not augmented either, so that a gain is never augmentation's own.
+    Arms of the pool may be augmented and mixed as each baseline is: synthetic rows have an arm for
+    each of these ways, and real unlabelled ones deserve no less.
 
     Args:
         names: arms of params.yaml.
@@ -188,7 +206,19 @@ def plan_arms(
     elif "real_augmented_strong" in names:
         policy = "strong"
     families = [_family(name, policy, tuple(shares), tuple(rates)) for name in dict.fromkeys(names)]
-    return tuple(families)
+    kinds = tuple(
+        kind
+        for name, kind in (
+            ("real_augmented_strong", Kind("strong")),
+            ("mixup", Kind(policy, "mixup", _MIXUP)),
+            ("cutmix", Kind(policy, "cutmix", _CUTMIX)),
+        )
+        if name in names and kind != Kind(policy)
+    )
+    return tuple(
+        replace(family, kinds=kinds) if family.arm.added in OF_POOL else family
+        for family in families
+    )
 
 
 def _family(
@@ -227,10 +257,10 @@ def _family(
         case "mixed_strong":
             family = Family(replace(synthetic, augmentation="strong"), rates, "share", shares)
         case "mixed_mixup":
-            blended = replace(synthetic, mix="mixup", strength=0.2)
+            blended = replace(synthetic, mix="mixup", strength=_MIXUP)
             family = Family(blended, rates, "share", shares)
         case "mixed_cutmix":
-            pasted = replace(synthetic, mix="cutmix", strength=0.5)
+            pasted = replace(synthetic, mix="cutmix", strength=_CUTMIX)
             family = Family(pasted, rates, "share", shares)
         case "mixed_downweighted":
             family = Family(synthetic, rates, "added_weight", (0.5, 0.25, 0.1))

@@ -212,7 +212,7 @@ def _search(
     train: Callable[[str, Sequence[Pair]], Results],
     held_out: HeldOut,
 ) -> tuple[Tried, ...]:
-    """Try settings: learning rates first, then what else the arm has, at the best rate."""
+    """Try settings: learning rates first, then what else the arm has, one after the other."""
     seeds = range(SEARCH_SEED, SEARCH_SEED + params.search_seeds)
     if not seeds:
         return tuple(Tried(family.arm, float("nan"), True) for family in families)
@@ -227,12 +227,16 @@ def _search(
             )
         return [max(arms, key=scores.__getitem__) for arms in rounds]
 
-    first = best_of("search 1 of 2", [family.first_round() for family in families])
-    second = best_of(
-        "search 2 of 2",
-        [family.second_round(arm) for family, arm in zip(families, first, strict=True)],
+    best = [family.arm for family in families]
+    rounds: tuple[Callable[[Family, Arm], tuple[Arm, ...]], ...] = (
+        lambda family, _: family.first_round(),
+        Family.second_round,
+        Family.third_round,
     )
-    chosen = set(second)
+    for number, tries in enumerate(rounds, start=1):
+        task = f"search {number} of {len(rounds)}"
+        best = best_of(task, [tries(*pair) for pair in zip(families, best, strict=True)])
+    chosen = set(best)
     order = {family.arm.name: place for place, family in enumerate(families)}
     tried = sorted(scores, key=lambda arm: order[arm.name])
     return tuple(Tried(arm, scores[arm], arm in chosen) for arm in tried)

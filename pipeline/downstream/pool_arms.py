@@ -33,7 +33,7 @@ from pipeline.params import EvaluateParams
 from pipeline.seeds import derive_seed, numpy_generator
 from pipeline.tracking.tracker import Tracker
 
-_MOST_POOL = 20_000  # pool rows that are looked at,
+_MOST_POOL = 100_000  # pool rows that are looked at,
 _MOST_BYTES = 256 << 20  # as long as their pixels are not more than this
 _TEACHERS = 3  # classifiers whose mean probability is a pseudo-label's
 _TEACHER_SEED = 2_000_000  # their repetitions: none of them is scored

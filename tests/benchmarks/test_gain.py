@@ -6,21 +6,47 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
+from PIL import Image
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "gain.py"
+from pipeline.data.store import make_samples
+from pipeline.errors import StageError
+from pipeline.recipe.measured import read_regimes
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
-def gain() -> Any:
-    spec = importlib.util.spec_from_file_location("gain", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gain"] = module
-    spec.loader.exec_module(module)
-    return module
+def sets() -> Any:
+    return load("gain_sets")
+
+
+@pytest.fixture(scope="module")
+def gain(sets: Any) -> Any:
+    return load("gain")
+
+
+FACTS = {
+    "classes": 10,
+    "image_mode": "L",
+    "image_size_px": 16,
+    "labelled": 100,
+    "largest": 10,
+    "median": 10.0,
+    "pool": 5000,
+    "smallest": 10,
+}
 
 
 def run_folder(root: Path, seconds: float) -> Path:
@@ -48,9 +74,11 @@ def run_folder(root: Path, seconds: float) -> Path:
     (root / "evaluate").mkdir(parents=True)
     (root / "evaluate" / "verdict.json").write_text(json.dumps(verdict))
     (root / "prepare").mkdir()
-    (root / "prepare" / "recipe.json").write_text(json.dumps({"facts": {"labelled": 100}}))
+    recipe = {"facts": FACTS, "settings": {"base": "pool"}}
+    (root / "prepare" / "recipe.json").write_text(json.dumps(recipe))
+    taken = {"train": seconds / 4, "evaluate": 0.75 * seconds}
     (root / "seconds.json").write_text(
-        json.dumps({"train": seconds / 4, "evaluate": 0.75 * seconds})
+        json.dumps({stage: {"digest": "a", "seconds": one} for stage, one in taken.items()})
     )
     return root
 
@@ -62,13 +90,15 @@ def test_a_regime_of_one_split_is_its_verdict(gain, tmp_path):
     assert found["minutes"] == pytest.approx(10)
     assert found["minutes_per_point"] == pytest.approx(5)
     assert found["labels"] == {"images": 25.0, "points": pytest.approx(3.0)}
-    assert found["facts"] == {"labelled": 100}
+    assert found["facts"] == FACTS
+    assert found["images_of_base"] is None
 
 
 def test_the_claim_is_that_of_the_regime_whose_gain_is_surest(gain):
-    def one(name: str, low: float) -> dict[str, Any]:
+    def one(name: str, low: float, decision: str = "do_not_use") -> dict[str, Any]:
         return {
             "name": name,
+            "decision": decision,
             "gain_points": low + 1,
             "gain_low": low,
             "tail_gain_points": 0.0,
@@ -80,6 +110,8 @@ def test_the_claim_is_that_of_the_regime_whose_gain_is_surest(gain):
     assert {"gain_points", "gain_low", "tail_gain_points", "best_baseline"} < set(found)
     assert [row["name"] for row in found["regimes"]] == ["a", "b", "c"]
     assert gain.summary([]) == {"regimes": []}
+    found = gain.summary([one("a", 1.0), one("b", 0.5, "use")])
+    assert (found["regime"], found["decision"]) == ("b", "use")
 
 
 def test_regimes_have_names_of_their_own_and_valid_params(gain, tmp_path):
@@ -93,13 +125,96 @@ def test_regimes_have_names_of_their_own_and_valid_params(gain, tmp_path):
 
 
 def test_seconds_of_a_stage_that_was_finished_before_stay(gain, tmp_path, monkeypatch):
-    ran: list[str] = []
-    monkeypatch.setattr(gain, "run_stage", lambda name, *_: ran.append(name))
-    (tmp_path / "seconds.json").write_text(json.dumps({"train": 90.0}))
-    for name in ("train", "evaluate"):
+    digests = {"train": "same", "evaluate": "other"}
+    monkeypatch.setattr(gain, "run_stage", lambda *_: None)
+    monkeypatch.setattr(gain, "_digest", lambda folder: digests[folder.name])
+    kept = {name: {"digest": "same", "seconds": 90.0} for name in digests}
+    (tmp_path / "seconds.json").write_text(json.dumps(kept))
+    for name in digests:
         gain._timed(name, None, tmp_path)
-    assert ran == ["train", "evaluate"]
+    # The comparison was done anew, by other params: its own seconds count.
     assert gain._seconds(tmp_path) == pytest.approx(90.0, abs=1.0)
+
+
+def test_a_digest_is_that_of_a_finished_stage(gain, tmp_path):
+    with pytest.raises(StageError, match="no manifest"):
+        gain._digest(tmp_path)
+
+
+def test_rows_of_the_base_take_the_place_of_as_many_synthetic_ones(gain):
+    images = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1).repeat(8, 1).repeat(8, 2)
+    rows = make_samples(images, np.repeat([0, 1, 2], 4), "train", "real")
+    synthetic = make_samples(images[:7], np.array([0, 0, 0, 1, 1, 1, 1]), "train", "synthetic")
+    found = gain.like(synthetic, rows, [2, 0])  # their class 2 is our 0, their 0 our 1
+    assert found.labels.tolist() == [0] * 3 + [1] * 4
+    assert set(found.images[:3, 0, 0, 0]) < {8, 9, 10, 11}
+    assert set(found.images[3:, 0, 0, 0]) == {0, 1, 2, 3}
+    assert set(found.origins) == {"synthetic"}
+    # A class of which the base has fewer has those.
+    few = gain.like(synthetic, rows.take(np.array([0, 8, 9])), [2, 0])
+    assert few.labels.tolist() == [0, 0, 1]
+
+
+def test_what_was_found_becomes_a_regime_of_the_recipe(gain, tmp_path):
+    path = tmp_path / "regimes.json"
+    first = gain.result("pool-of-its-own", [run_folder(tmp_path / "run", 600.0)])
+    gain.add_regimes(path, [first])
+    gain.add_regimes(path, [{**first, "name": "elsewhere", "base": "elsewhere"}])
+    gain.add_regimes(path, [{**first, "gain_points": 3.0}])
+    pool, elsewhere = read_regimes(path)
+    assert (pool.name, pool.base, pool.pool, pool.gain_points) == (
+        "pool-of-its-own",
+        "pool",
+        5000,
+        3.0,
+    )
+    assert (elsewhere.base, elsewhere.pool, elsewhere.labelled) == ("elsewhere", 0, 100)
+
+
+def test_mnist_is_cut_to_its_digits_and_becomes_a_pool(sets, tmp_path):
+    files = tmp_path / "idx"
+    files.mkdir()
+    for name in ("train", "t10k"):
+        images = np.zeros((3, 28, 28), dtype=np.uint8)
+        images[:, 4, 4] = 255
+        head = bytes([0, 0, 8, 3]) + b"".join(int(n).to_bytes(4, "big") for n in images.shape)
+        (files / f"{name}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+        labels = bytes([0, 0, 8, 1]) + (3).to_bytes(4, "big") + bytes([0, 1, 2])
+        (files / f"{name}-labels-idx1-ubyte").write_bytes(labels)
+    with np.load(sets.cut_mnist(files, tmp_path)) as arrays:
+        assert arrays["images"].shape == (6, 20, 20)
+        assert (arrays["images"][:, 0, 0] == 255).all()
+        assert arrays["splits"].tolist() == ["", "", "", "test", "test", "test"]
+    folder = sets.pool_folder(sets.BASES["mnist"], {"mnist": files}, tmp_path)
+    assert sorted(one.name for one in folder.iterdir()) == [f"{n:05d}.png" for n in range(6)]
+    assert sets.pool_folder(sets.BASES["mnist"], {"mnist": files}, tmp_path) == folder
+
+
+def test_emoji_are_drawn_on_white_and_grouped_by_sign(sets, tmp_path):
+    signs = [
+        {"image": "a.png", "category": "Flags", "unified": "A"},
+        {"image": "b.png", "category": "Component", "unified": "B"},
+        {"image": "c.png", "category": "Objects", "unified": "D"},
+        {"image": "missing.png", "category": "Flags", "unified": "C"},
+    ]
+    for maker in ("apple", "facebook", "google", "twitter"):
+        folder = tmp_path / f"emoji-datasource-{maker}"
+        (folder / "img" / maker / "64").mkdir(parents=True)
+        (folder / "emoji.json").write_text(json.dumps(signs))
+        for name in ("a.png", "b.png", "c.png"):
+            Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(folder / "img" / maker / "64" / name)
+    with np.load(sets.emoji(tmp_path, tmp_path / "work")) as arrays:
+        assert arrays["images"].shape == (8, 32, 32, 3)
+        assert (arrays["images"] == 255).all()
+        assert arrays["labels"].tolist() == ["Flags", "Objects"] * 4
+        assert arrays["groups"].tolist() == ["A", "D"] * 4
+    with pytest.raises(typer.BadParameter, match="unpack the npm package there"):
+        sets.emoji(tmp_path / "img", tmp_path / "other")
+
+
+def test_a_named_regime_without_its_files_says_which(gain):
+    with pytest.raises(typer.BadParameter, match="digits-5-base: give --mnist DIR"):
+        gain.main(only="digits-5-base", settings=None)
 
 
 def test_root_keys_are_set_too(gain, tmp_path):
@@ -117,13 +232,16 @@ def test_a_base_is_given_to_every_split_and_its_time_told(gain, tmp_path, monkey
             run_folder(folder, 600.0)
 
     monkeypatch.setattr(gain, "run_stage", run_stage)
+    monkeypatch.setattr(gain, "_digest", lambda folder: folder.name)
+    monkeypatch.setattr(gain, "compare_rows", lambda _, run, __: run)
     monkeypatch.setattr(gain, "pooled_verdict", lambda runs, *_: runs[0])
     monkeypatch.setattr(gain, "read_run", lambda run, verdict: verdict)
-    regime = next(one for one in gain.REGIMES if one.base)
+    regime = next(one for one in gain.REGIMES if one.base and not one.pool)
     found = gain.run_regime(regime, None, tmp_path / "runs", 4, 2, [], base)
-    assert given == [(split, "run", str(base)) for split in range(2)]
-    assert found["base_minutes"] == pytest.approx(2)
-    assert (found["splits"], found["minutes"]) == (2, pytest.approx(10, abs=0.5))
+    assert given == [(split, "run", str(base)) for split in (100, 101)]
+    assert (found["base"], found["base_minutes"]) == ("elsewhere", pytest.approx(2))
+    assert found["splits"] == 2
+    assert found["images_of_base"]["gain_points"] == 2.0
 
 
 def test_an_unknown_regime_is_named(gain):

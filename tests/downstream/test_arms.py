@@ -3,7 +3,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.downstream.arms import Arm, Draw, Family, Pools, draw_rows, make_pools, plan_arms
+from pipeline.downstream.arms import (
+    OF_POOL,
+    Arm,
+    Draw,
+    Family,
+    Pools,
+    draw_rows,
+    make_pools,
+    plan_arms,
+)
 from pipeline.downstream.pooled import TWINS
 from pipeline.errors import StageError
 from pipeline.params import DEFAULT_ARMS
@@ -68,6 +77,30 @@ def test_every_arm_is_searched_over_the_same_rates_and_then_its_own_knob() -> No
         assert {found.learning_rate for found in second} == {RATES[1]}
         assert len(set(second)) == (3 if one.field else 1)
         assert len({found.key() for found in (*first, *second)}) == len({*first, *second})
+
+
+def test_arms_of_the_pool_may_train_as_each_other_baseline_does() -> None:
+    of_pool = [one for one in plan_arms(DEFAULT_ARMS, (0.5,), RATES) if one.arm.added in OF_POOL]
+    assert len(of_pool) == len(OF_POOL)
+    for one in of_pool:
+        best = replace(one.arm, learning_rate=RATES[1], share=0.25)
+        tried = one.third_round(best)
+        assert tried[0] == best
+        assert [(found.augmentation, found.mix, found.strength) for found in tried[1:]] == [
+            ("strong", "none", 0.0),
+            ("light", "mixup", 0.2),
+            ("light", "cutmix", 0.5),
+        ]
+        assert {(found.learning_rate, found.share) for found in tried} == {(RATES[1], 0.25)}
+
+
+def test_no_other_arm_and_no_way_that_no_baseline_goes() -> None:
+    for one in plan_arms(DEFAULT_ARMS, (0.5,), RATES):
+        assert one.arm.added in OF_POOL or one.third_round(one.arm) == (one.arm,)
+    lone = plan_arms(("real_augmented", "pseudo_labels"), (0.5,), RATES)[1]
+    assert lone.third_round(lone.arm) == (lone.arm,)
+    strong = plan_arms(("real_augmented_strong", "pseudo_labels"), (0.5,), RATES)[1]
+    assert strong.third_round(strong.arm) == (strong.arm,)
 
 
 def test_only_synthetic_arms_see_synthetic_rows() -> None:
