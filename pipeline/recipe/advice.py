@@ -1,4 +1,8 @@
-"""What prepare leaves and says of the recipe, before anything is trained."""
+"""What prepare leaves and says of the recipe, before anything is trained.
+
+What it leaves follows from the set and the params alone. The gain to expect follows from the
+measured regimes too, which are no part of a stage's key: it is said, and kept in the run's log.
+"""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +21,8 @@ RECIPE = "recipe.json"
 def write_recipe(folder: Path, recipe: Literal["auto", "none"], facts: SetFacts) -> str | None:
     """Write `recipe.json` and `settings.json`; return what to say of them, in words.
 
-    With `none` there is nothing to say: `recipe.json` holds the facts alone, and the settings are
-    those that need no advice.
+    The words alone tell which gain to expect. With `none` there is nothing to say: `recipe.json`
+    holds the facts alone, and the settings are those that need no advice.
 
     Raises:
         InputError: the measured regimes cannot be read.
@@ -29,16 +33,13 @@ def write_recipe(folder: Path, recipe: Literal["auto", "none"], facts: SetFacts)
         write_settings(folder, Settings())
         return None
     chosen = choose(facts)
-    regimes = read_regimes()
-    expectation = expect(facts, chosen.settings.base, regimes)
-    elsewhere = expect(facts, "elsewhere", regimes)
     plain["settings"] = chosen.settings.model_dump(mode="json")
     plain["reasons"] = chosen.reasons
-    plain["expectation"] = None if expectation is None else asdict(expectation)
-    plain["expectation_elsewhere"] = None if elsewhere is None else asdict(elsewhere)
     write_json(folder / RECIPE, plain)
     write_settings(folder, chosen.settings)
-    return f"{facts}: {_settings(chosen)}; {_gain(expectation)}{_hint(elsewhere)}"
+    regimes = read_regimes()
+    gain = _gain(expect(facts, chosen.settings.base, regimes))
+    return f"{facts}: {_settings(chosen)}; {gain}{_hint(expect(facts, 'elsewhere', regimes))}"
 
 
 def _settings(chosen: Recipe) -> str:
@@ -47,7 +48,7 @@ def _settings(chosen: Recipe) -> str:
 
 def _hint(elsewhere: Expectation | None) -> str:
     """Return what a base would bring that has learned from other images of the kind."""
-    if elsewhere is None or elsewhere.gain_low <= 0:
+    if elsewhere is None or not _is_promising(elsewhere):
         return ""
     return (
         ". From a base that knows such images already (pretrain.base = run, folder or hub), "
@@ -55,11 +56,17 @@ def _hint(elsewhere: Expectation | None) -> str:
     )
 
 
+def _is_promising(expectation: Expectation) -> bool:
+    """Say whether a gain may be expected: it did get a `use`, and its interval lies above 0."""
+    return expectation.used and expectation.gain_low > 0
+
+
 def _in_words(expectation: Expectation) -> str:
     return (
         f"sets like it gained {expectation.gain_points:+.1f} points "
-        f"({expectation.gain_low:+.1f} to {expectation.gain_high:+.1f}) over the best baseline "
-        f"({', '.join(expectation.regimes)})"
+        f"({expectation.gain_low:+.1f} to {expectation.gain_high:+.1f}), in the thinnest classes "
+        f"{expectation.tail_gain_points:+.1f} ({expectation.tail_low:+.1f} to "
+        f"{expectation.tail_high:+.1f}), over the best baseline ({', '.join(expectation.regimes)})"
     )
 
 
@@ -67,6 +74,6 @@ def _gain(expectation: Expectation | None) -> str:
     if expectation is None:
         return "no measured regime is near this set: the comparison will say what it gains"
     found = _in_words(expectation)
-    return (
-        found if expectation.gain_low > 0 else f"{found}: expect nothing; the comparison will say"
-    )
+    if _is_promising(expectation):
+        return found
+    return f"{found}: expect nothing; the comparison will say"

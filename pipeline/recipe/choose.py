@@ -8,7 +8,7 @@ from pipeline.recipe.settings import Settings
 # A base is worth its time where the pool holds much that the training images do not; where that
 # begins is chosen, not measured.
 LEAST_POOL_IMAGES = 500
-LEAST_POOL_SHARE = 2.0  # unlabelled images for each labelled one
+LEAST_POOL_SHARE = 2.0  # unlabelled images for each training image
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ def choose(facts: SetFacts) -> Recipe:
         return _without_base(f"fewer than {LEAST_POOL_IMAGES} unlabelled images")
     if share < LEAST_POOL_SHARE:
         return _without_base(
-            f"fewer than {LEAST_POOL_SHARE:g} unlabelled images for each labelled one"
+            f"fewer than {LEAST_POOL_SHARE:g} unlabelled images for each training image"
         )
     return Recipe(
-        Settings(base="pool"), {"base": f"{share:,.1f} unlabelled images for each labelled one"}
+        Settings(base="pool"), {"base": f"{share:,.1f} unlabelled images for each training image"}
     )
 
 

@@ -1,7 +1,8 @@
 """What gain to expect of a set: that of the measured regimes near it, the nearest first.
 
 A Gaussian kernel regression on a handful of points. Its interval is one for a new set: it holds the
-regimes' own uncertainty, their differences, and more the farther the nearest is, as in kriging.
+regimes' own uncertainty, how much sets differ though their facts are equal (what is in the images
+is no fact), and more the farther the nearest is, as in kriging.
 """
 
 import math
@@ -25,7 +26,9 @@ _NORMAL_95 = 1.96
 
 @dataclass(frozen=True)
 class Expectation:
-    """The gain over the best baseline that sets like this one had; points, 95 % intervals.
+    """The gain over the best baseline that sets like this one had; in points.
+
+    The 95 % intervals are those for a new set.
 
     Attributes:
         gain_points: of balanced accuracy.
@@ -35,6 +38,7 @@ class Expectation:
         tail_low: low end of its interval.
         tail_high: high end.
         regimes: names of the measured regimes that it rests on, the nearest first.
+        used: was the verdict on at least one of them to use the images, with care or without?
         distance: of the nearest, in bandwidths; 0 = the same in all respects.
     """
 
@@ -45,6 +49,7 @@ class Expectation:
     tail_low: float
     tail_high: float
     regimes: tuple[str, ...]
+    used: bool
     distance: float
 
 
@@ -67,7 +72,8 @@ def expect(facts: SetFacts, base: BaseKind, regimes: Sequence[Regime]) -> Expect
     if not near:
         return None
     weights = [_kernel(distance) for distance, _, _ in near]
-    unseen = 1.0 - weights[0]
+    # Once for what the facts do not say, and up to once more for the way to the nearest.
+    unseen = 2.0 - weights[0]
     gain = _blend(
         [(one.gain_points, one.gain_low, one.gain_high) for _, _, one in near],
         weights,
@@ -82,6 +88,7 @@ def expect(facts: SetFacts, base: BaseKind, regimes: Sequence[Regime]) -> Expect
         *gain,
         *tail,
         regimes=tuple(name for _, name, _ in near),
+        used=any(one.decision != "do_not_use" for _, _, one in near),
         distance=round(near[0][0], 3),
     )
 
@@ -112,7 +119,8 @@ def _blend(
     """Return the weighted mean of (gain, low, high), with an interval for a new set.
 
     Its variance is the law of total variance's (the mean of the gains' own, and that between
-    them) and `unseen`, for what no near regime says.
+    them) and `unseen`, for what no near regime says. Sets that differ count in both: a few of them
+    show too little of how sets differ.
     """
     total = sum(weights)
     shares = [weight / total for weight in weights]

@@ -35,7 +35,7 @@ class SetFacts:
         """Return the facts in words."""
         unlabelled = f"{self.pool:,} unlabelled ones" if self.pool else "no unlabelled ones"
         return (
-            f"{self.labelled:,} labelled images in {self.classes:,} classes "
+            f"{self.labelled:,} training images in {self.classes:,} classes "
             f"({self.smallest:,} to {self.largest:,}), {unlabelled}, {self.image_size_px} px"
         )
 

@@ -10,14 +10,15 @@ from pipeline.data.images import ImageMode
 from pipeline.errors import InputError
 from pipeline.params import ArmName
 
-# No part of a stage's sources, on purpose: no setting follows from it, and a finished run keeps
-# what it was told to expect when another regime is added.
+# No part of a stage's sources, on purpose: no setting follows from it and no stage writes what it
+# says, so that another regime makes nothing stale.
 REGIMES = Path(__file__).with_name("regimes.json")
 
 Count = Annotated[int, Field(ge=1)]
 # What the generator started from: nothing, the set's own unlabelled images, or a network that has
 # learned from other people's images, which no baseline sees.
 BaseKind = Literal["none", "pool", "elsewhere"]
+Decision = Literal["use", "use_with_care", "do_not_use"]  # those of a verdict
 
 
 class Regime(BaseModel):
@@ -44,6 +45,7 @@ class Regime(BaseModel):
         tail_gain_points: the same in the thinnest classes.
         tail_low: low end of its interval.
         tail_high: high end.
+        decision: of the verdict on all splits, which also asks for a gain over the arm's twin.
         minutes: that the run took.
         seeds: paired seeds of a split.
         splits: test sets, each with a generator of its own.
@@ -68,6 +70,7 @@ class Regime(BaseModel):
     tail_gain_points: float
     tail_low: float
     tail_high: float
+    decision: Decision
     minutes: Annotated[float, Field(gt=0)]
     seeds: Count
     splits: Count
@@ -78,6 +81,8 @@ class Regime(BaseModel):
             raise ValueError("gain_points must lie between gain_low and gain_high")
         if not self.tail_low <= self.tail_gain_points <= self.tail_high:
             raise ValueError("tail_gain_points must lie between tail_low and tail_high")
+        if self.decision != "do_not_use" and self.gain_low < 0:
+            raise ValueError(f"decision is {self.decision}, though gain_low lies below 0")
         if not self.smallest <= self.labelled / self.classes <= self.largest:
             raise ValueError("labelled / classes must lie between smallest and largest")
         if (self.base == "pool") != bool(self.pool):

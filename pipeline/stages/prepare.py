@@ -70,7 +70,7 @@ def run(params: PrepareParams, inputs: Inputs, out: Path, tracker: Tracker) -> P
     """Write `dataset/` and, beside it, what is known of it and what follows.
 
     `quarantine.jsonl` and `checks.json` say what is wrong with images; `recipe.json` which settings
-    the set speaks for and which gain to expect, `settings.json` the settings alone.
+    the set speaks for and why, `settings.json` the settings alone. Which gain to expect is said.
     `unlabelled_ids.txt` holds the sorted ids of all train and pool rows, one a line: what a base
     that is trained without labels depends on. The images are decoded into chunks, which an
     interrupted run finds again, and are never all in memory.

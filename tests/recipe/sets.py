@@ -39,6 +39,7 @@ def plain_regime(**changes: Any) -> dict[str, Any]:
         "tail_gain_points": 4.0,
         "tail_low": 2.0,
         "tail_high": 6.0,
+        "decision": "do_not_use",
         "minutes": 20,
         "seeds": 4,
         "splits": 3,

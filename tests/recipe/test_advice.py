@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from pipeline.recipe.advice import write_recipe
 from pipeline.recipe.settings import Settings, read_settings
 
 FASHION = {"labelled": 409, "pool": 57_000}
+GAIN = {"gain_points": 5.0, "gain_low": 4.0, "gain_high": 6.0}
+DOCS = Path(__file__).parents[2] / "docs" / "recipe.md"
 
 
 @pytest.fixture
@@ -21,24 +24,32 @@ def regimes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_gain_to_expect(tmp_path: Path, regimes: list[Any]) -> None:
-    regimes.append(regime(name="fashion-mnist-pool", **FASHION))
+    regimes.append(regime(name="fashion-mnist-pool", decision="use", **GAIN, **FASHION))
     assert write_recipe(tmp_path, "auto", facts(**FASHION)) == (
-        "409 labelled images in 10 classes (10 to 100), 57,000 unlabelled ones, 16 px: "
-        "pretrain.base = pool (139.4 unlabelled images for each labelled one); sets like it gained "
-        "+2.0 points (+1.0 to +3.0) over the best baseline (fashion-mnist-pool)"
+        "409 training images in 10 classes (10 to 100), 57,000 unlabelled ones, 16 px: "
+        "pretrain.base = pool (139.4 unlabelled images for each training image); sets like it "
+        "gained +5.0 points (+2.1 to +7.9), in the thinnest classes +4.0 (+0.6 to +7.4), over the "
+        "best baseline (fashion-mnist-pool)"
     )
-    written = json.loads((tmp_path / "recipe.json").read_text())
-    assert written["expectation"]["gain_points"] == 2.0
-    assert written["expectation"]["regimes"] == ["fashion-mnist-pool"]
-    assert written["settings"] == {"base": "pool"}
+    assert json.loads((tmp_path / "recipe.json").read_text()) == {
+        "recipe": "auto",
+        "facts": asdict(facts(**FASHION)),
+        "settings": {"base": "pool"},
+        "reasons": {"base": "139.4 unlabelled images for each training image"},
+    }
     assert read_settings(tmp_path) == Settings(base="pool")
 
 
-@pytest.mark.parametrize("low", [-1.0, 0.0])
+@pytest.mark.parametrize(
+    ("gain", "decision"),
+    [(0.0, "do_not_use"), (2.0, "use"), (5.0, "do_not_use")],
+)
 def test_a_gain_that_may_be_none_is_not_promised(
-    tmp_path: Path, regimes: list[Any], low: float
+    tmp_path: Path, regimes: list[Any], gain: float, decision: str
 ) -> None:
-    regimes.append(regime(gain_points=low + 1, gain_low=low, gain_high=low + 2))
+    regimes.append(
+        regime(gain_points=gain, gain_low=gain - 1, gain_high=gain + 1, decision=decision)
+    )
     said = write_recipe(tmp_path, "auto", facts())
     assert said is not None
     assert said.endswith("(stripes): expect nothing; the comparison will say")
@@ -48,20 +59,41 @@ def test_a_set_that_is_like_no_other(tmp_path: Path, regimes: list[Any]) -> None
     regimes.append(regime(image_size_px=128))
     said = write_recipe(tmp_path, "auto", facts())
     assert said is not None
-    assert "no measured regime is near this set" in said
-    assert json.loads((tmp_path / "recipe.json").read_text())["expectation"] is None
+    assert said.endswith(
+        "; no measured regime is near this set: the comparison will say what it gains"
+    )
 
 
-def test_another_measurement_leaves_the_settings_as_they_are(
+def test_another_measurement_changes_the_words_and_nothing_that_is_written(
     tmp_path: Path, regimes: list[Any]
 ) -> None:
-    written = []
+    said, written = [], []
     for _ in range(2):
-        write_recipe(tmp_path, "auto", facts(**FASHION))
-        written.append([(tmp_path / f"{one}.json").read_bytes() for one in ("recipe", "settings")])
+        said.append(write_recipe(tmp_path, "auto", facts(**FASHION)))
+        written.append({one.name: one.read_bytes() for one in tmp_path.iterdir()})
         regimes.append(regime(**FASHION))
-    assert written[0][0] != written[1][0]
-    assert written[0][1] == written[1][1] == b'{\n  "base": "pool"\n}\n'
+    assert said[0] != said[1]
+    assert written[0] == written[1]
+    assert written[0]["settings.json"] == b'{\n  "base": "pool"\n}\n'
+
+
+def test_the_line_in_the_docs_is_what_is_said(tmp_path: Path, regimes: list[Any]) -> None:
+    regimes.append(
+        regime(
+            name="NAME",
+            labelled=246,
+            smallest=6,
+            largest=60,
+            pool=831,
+            image_size_px=8,
+            decision="use",
+            **GAIN,
+        )
+    )
+    digits = facts(labelled=246, smallest=6, largest=60, pool=831, image_size_px=8)
+    said = write_recipe(tmp_path, "auto", digits)
+    text = " ".join(DOCS.read_text(encoding="utf-8").split())
+    assert f" prepare: recipe: {said} " in text
 
 
 def test_no_recipe_no_advice(tmp_path: Path) -> None:
@@ -84,12 +116,30 @@ def test_a_base_from_elsewhere_is_hinted_at_where_it_gained(
     tmp_path: Path, regimes: list[Any]
 ) -> None:
     regimes.append(regime(gain_points=-1.0, gain_low=-2.0, gain_high=0.0))
-    regimes.append(regime(name="known", base="elsewhere"))
+    regimes.append(regime(name="known", base="elsewhere", decision="use_with_care", **GAIN))
     said = write_recipe(tmp_path, "auto", facts())
     assert said is not None
     assert said.endswith(
+        ": expect nothing; the comparison will say. "
         "From a base that knows such images already (pretrain.base = run, folder or hub), sets "
-        "like it gained +2.0 points (+1.0 to +3.0) over the best baseline (known)"
+        "like it gained +5.0 points (+2.1 to +7.9), in the thinnest classes +4.0 (+0.6 to +7.4), "
+        "over the best baseline (known)"
     )
-    written = json.loads((tmp_path / "recipe.json").read_text())
-    assert written["expectation_elsewhere"]["regimes"] == ["known"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"decision": "do_not_use", **GAIN},
+        {"decision": "use", "gain_points": 2.0, "gain_low": 1.0, "gain_high": 3.0},
+        {"decision": "use", "image_size_px": 128, **GAIN},
+    ],
+    ids=["refused", "not sure", "not near"],
+)
+def test_a_base_from_elsewhere_that_was_not_found_to_help_is_not_hinted_at(
+    tmp_path: Path, regimes: list[Any], changes: dict[str, Any]
+) -> None:
+    regimes.append(regime(base="elsewhere", **changes))
+    said = write_recipe(tmp_path, "auto", facts())
+    assert said is not None
+    assert "pretrain.base = run" not in said

@@ -11,9 +11,9 @@ from pipeline.recipe.facts import SetFacts, set_facts
     [
         (100, 0, "none", "no unlabelled images"),
         (100, 499, "none", "fewer than 500 unlabelled images"),
-        (250, 500, "pool", "2.0 unlabelled images for each labelled one"),
-        (251, 501, "none", "fewer than 2 unlabelled images for each labelled one"),
-        (409, 57_000, "pool", "139.4 unlabelled images for each labelled one"),
+        (250, 500, "pool", "2.0 unlabelled images for each training image"),
+        (251, 501, "none", "fewer than 2 unlabelled images for each training image"),
+        (409, 57_000, "pool", "139.4 unlabelled images for each training image"),
     ],
 )
 def test_a_base_of_the_pool_needs_a_large_pool(
@@ -44,6 +44,6 @@ def test_facts_are_those_of_the_training_rows_and_the_pool() -> None:
 
 def test_facts_in_words() -> None:
     assert str(facts(labelled=409, pool=57_000)) == (
-        "409 labelled images in 10 classes (10 to 100), 57,000 unlabelled ones, 16 px"
+        "409 training images in 10 classes (10 to 100), 57,000 unlabelled ones, 16 px"
     )
     assert "no unlabelled ones" in str(facts())

@@ -1,4 +1,4 @@
-from dataclasses import astuple
+import math
 from typing import Any
 
 import pytest
@@ -7,10 +7,17 @@ from recipe.sets import facts, regime
 from pipeline.recipe.expect import FARTHEST, expect
 
 
-def test_the_same_set_alone_is_expected_as_it_was_measured() -> None:
+def test_a_set_of_the_same_facts_is_still_another_set() -> None:
     found = expect(facts(), "none", [regime()])
     assert found is not None
-    assert astuple(found) == (2.0, 1.0, 3.0, 4.0, 2.0, 6.0, ("stripes",), 0.0)
+    assert (found.gain_points, found.tail_gain_points) == (2.0, 4.0)
+    assert (found.regimes, found.used, found.distance) == (("stripes",), False, 0.0)
+    # Variance: its own, (1 / 1.96)^2 and (2 / 1.96)^2, and 2 for what the facts do not say.
+    reach, tail_reach = (1.0 + 1.96**2 * 2.0) ** 0.5, (4.0 + 1.96**2 * 2.0) ** 0.5
+    assert (found.gain_low, found.gain_high) == pytest.approx((2 - reach, 2 + reach), abs=1e-3)
+    assert (found.tail_low, found.tail_high) == pytest.approx(
+        (4 - tail_reach, 4 + tail_reach), abs=1e-3
+    )
 
 
 def test_two_sets_that_lie_as_near_count_the_same() -> None:
@@ -22,8 +29,8 @@ def test_two_sets_that_lie_as_near_count_the_same() -> None:
     assert found is not None
     assert found.regimes == ("less", "more")
     assert found.gain_points == 2.0
-    # Variance: that of each, (1 / 1.96)^2, and that between them, 2^2.
-    reach = (1.0 + (1.96 * 2.0) ** 2) ** 0.5
+    # Variance: that of each, (1 / 1.96)^2, that between them, 2^2, and the same for a third set.
+    reach = (1.0 + 2 * (1.96 * 2.0) ** 2) ** 0.5
     assert found.gain_high - found.gain_points == pytest.approx(reach, abs=1e-3)
 
 
@@ -77,8 +84,9 @@ def test_the_interval_grows_with_the_distance_where_sets_differ() -> None:
         assert found is not None
         widths.append(found.gain_high - found.gain_low)
     assert widths == sorted(widths)
-    assert widths[0] == pytest.approx(2.0)
-    assert widths[2] > 4.0
+    # Variance between the two, 2.5^2, is there already where nothing else differs.
+    assert widths[0] == pytest.approx(2 * (1.0 + (1.96 * 2.5) ** 2) ** 0.5, abs=1e-3)
+    assert widths[2] > widths[0] + 1.0
 
 
 def test_a_base_of_the_pool_is_compared_with_such_alone() -> None:
@@ -117,12 +125,30 @@ def test_a_base_from_elsewhere_is_compared_with_its_like() -> None:
 
 
 def test_one_regime_alone_is_less_sure_the_farther_it_is() -> None:
-    reaches = []
-    for side in (16, 24, 32):
+    for side, distance in ((16, 0.0), (32, 1.0), (64, 2.0)):
         found = expect(facts(image_size_px=side), "none", [regime()])
         assert found is not None
         assert found.gain_points == 2.0
-        reaches.append(found.gain_high - found.gain_low)
-    assert reaches[0] == 2.0
-    assert reaches[0] < reaches[1] < reaches[2]
-    assert reaches[2] > 4.0
+        between = 2.0 * (2.0 - math.exp(-(distance**2) / 2))
+        reach = (1.0 + 1.96**2 * between) ** 0.5
+        assert found.gain_high - found.gain_points == pytest.approx(reach, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("decisions", "used"),
+    [
+        (("do_not_use", "do_not_use"), False),
+        (("do_not_use", "use"), True),
+        (("use_with_care", "do_not_use"), True),
+    ],
+)
+def test_one_verdict_to_use_the_images_is_enough(decisions: tuple[str, str], used: bool) -> None:
+    near, far = decisions
+    regimes = [
+        regime(name="near", decision=near),
+        regime(name="far", image_size_px=32, decision=far),
+        regime(name="beyond", image_size_px=128, decision="use"),
+    ]
+    found = expect(facts(), "none", regimes)
+    assert found is not None
+    assert (found.regimes, found.used) == (("near", "far"), used)

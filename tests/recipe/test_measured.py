@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from recipe.sets import plain_regime
 
+from pipeline.downstream import verdict
 from pipeline.errors import InputError
+from pipeline.recipe import measured
 from pipeline.recipe.expect import expect
 from pipeline.recipe.facts import SetFacts
 from pipeline.recipe.measured import REGIMES, Regime, read_regimes
@@ -40,6 +42,10 @@ def test_each_regime_is_expected_of_a_set_like_it() -> None:
         assert found.gain_low <= one.gain_points <= found.gain_high
 
 
+def test_decisions_are_those_of_a_verdict() -> None:
+    assert get_args(measured.Decision) == get_args(verdict.Decision)
+
+
 def test_a_regime_that_is_added_makes_no_stage_stale() -> None:
     closure = import_closure("pipeline.stages.prepare")
     assert "pipeline/recipe/measured.py" in closure
@@ -52,6 +58,8 @@ def test_a_regime_that_is_added_makes_no_stage_stale() -> None:
         ({"gain_low": 2.5}, "gain_points must lie between gain_low and gain_high"),
         ({"tail_high": 3.0}, "tail_gain_points must lie between tail_low and tail_high"),
         ({"smallest": 50}, "labelled / classes must lie between smallest and largest"),
+        ({"decision": "use", "gain_low": -0.1}, "decision is use, though gain_low lies below 0"),
+        ({"decision": "use_tail_only"}, "decision"),
         ({"base": "pool"}, "pool is for base = pool, which needs one"),
         ({"way": "magic"}, "way"),
         ({"gain_points": "2"}, "gain_points"),

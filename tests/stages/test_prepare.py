@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from recipe.sets import regime
 from support import need
 
 from pipeline.data.store import UNLABELLED, Samples, read_info, read_samples
@@ -526,7 +527,7 @@ def test_the_recipe_is_said_and_written_before_anything_trains(
     monkeypatch.setattr("pipeline.recipe.advice.read_regimes", lambda: ())
     prepare(root, recording_tracker)
     assert recording_tracker.notes[-1] == (
-        "prepare: recipe: 10 labelled images in 2 classes (4 to 6), 5 unlabelled ones, 12 px: "
+        "prepare: recipe: 10 training images in 2 classes (4 to 6), 5 unlabelled ones, 12 px: "
         "pretrain.base = none (fewer than 500 unlabelled images); no measured regime is near this "
         "set: the comparison will say what it gains"
     )
@@ -545,9 +546,24 @@ def test_the_recipe_is_said_and_written_before_anything_trains(
         },
         "settings": {"base": "none"},
         "reasons": {"base": "fewer than 500 unlabelled images"},
-        "expectation": None,
-        "expectation_elsewhere": None,
     }
+
+
+def test_another_measured_regime_changes_the_words_and_no_digest(
+    root: Path, pool: Path, recording_tracker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    like = {"labelled": 10, "classes": 2, "smallest": 4, "largest": 6, "image_size_px": 12}
+    found: list[Any] = []
+    monkeypatch.setattr("pipeline.recipe.advice.read_regimes", lambda: tuple(found))
+    said, manifests = [], []
+    for out in ("before", "after"):
+        prepare(root, recording_tracker, out)
+        said.append(recording_tracker.notes[-1])
+        manifests.append(read_manifest(root.parent / out / "prepare"))
+        found.append(regime(image_mode="RGB", **like))
+    assert "no measured regime is near" in said[0]
+    assert "sets like it gained +2.0 points" in said[1]
+    assert manifests[0] == manifests[1] is not None
 
 
 def test_without_a_recipe_there_are_facts_and_no_advice(root: Path, recording_tracker: Any) -> None:
