@@ -796,7 +796,7 @@ class Params(_Frozen):
 
     seed: int = Field(0, ge=0, lt=2**31)
     recipe: RecipeName = Field(
-        "auto", description="choose what is `auto` by the set, and say which gain to expect?"
+        "auto", description="choose `pretrain.base: auto` by the set, and say which gain to expect?"
     )
     execution: Execution = Execution()
     servers: Servers = Servers()

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from pipeline.data.store import StoreInfo
-from pipeline.report.findings import BaseImages, Pretraining, Training
+from pipeline.report.findings import BaseImages, Pretraining, Training, base_caution
 from pipeline.report.quality import quality_lines
 from pipeline.report.synthesis import Synthesis
 from pipeline.report.verdict import Verdict
@@ -374,19 +374,15 @@ def _base(pretraining: Pretraining) -> str:
 
 
 def _base_limits(facts: CardFacts) -> str:
-    if facts.pretraining.base == "none":
-        return ""
-    if facts.base_images is None:
-        return (
-            "- Which images the base has seen is not known. Test images may be among them; if they "
-            "are, the gain says nothing. It may also come in part from what the base knew.\n"
-        )
-    if not facts.base_images.beyond:
-        return ""
-    return (
-        f"- The base learned from {facts.base_images.beyond:,} images that no baseline arm saw: "
-        "part of any gain may come from them rather than from synthesis.\n"
+    store = facts.store
+    caution = base_caution(
+        facts.pretraining,
+        facts.base_images,
+        facts.verdict,
+        store.image_size_px,
+        store.image_mode,
     )
+    return f"- {caution}\n" if caution else ""
 
 
 def _table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:

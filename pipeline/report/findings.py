@@ -13,11 +13,12 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
+from pipeline.data.images import ImageMode
 from pipeline.errors import StageError
 from pipeline.folders import Manifest, made_from, read_manifest
 from pipeline.report.record import Record
 from pipeline.report.synthesis import Synthesis
-from pipeline.report.verdict import Control, Controls
+from pipeline.report.verdict import Control, Controls, most_pool_rows
 from pipeline.report.verdict import Verdict as Verdict  # stages look for it here
 
 
@@ -142,8 +143,7 @@ class BaseImages:
 
     Attributes:
         seen: all of them.
-        beyond: those that are no training rows here: of a pool, only the baselines that learn
-            from it saw them; of another base, none did.
+        beyond: those that are no training rows here; `base_caution` says who else saw them.
     """
 
     seen: int
@@ -224,6 +224,54 @@ def read_base_images(pretrain: Path, train: Path) -> BaseImages | None:
     if training is None:
         raise StageError(f"{path}: missing; run the stage `{train.name}` again")
     return BaseImages(len(seen), len(seen - training))
+
+
+def base_caution(
+    pretraining: Pretraining,
+    base_images: BaseImages | None,
+    verdict: Verdict,
+    image_size_px: int,
+    image_mode: ImageMode,
+) -> str:
+    """Return what the base means for the gain, in sentences; empty where it means nothing.
+
+    Card and page both show it. Nothing in it was written by a user.
+
+    Args:
+        pretraining: what the generator started from.
+        base_images: how many images the base has seen; None where that is not known.
+        verdict: of the comparison, whose arms count.
+        image_size_px: side of the images: their bytes limit what the pool's arms look at.
+        image_mode: of the images.
+    """
+    if pretraining.base == "none" or (base_images is not None and not base_images.beyond):
+        return ""
+    of_pool = ", ".join(verdict.pool_arms())
+    held_out = "By their pixels none of them is a test or validation image."
+    if base_images is None:
+        seen = "Which images the base has seen is not known."
+        held_out = "Test images may be among them; if they are, the gain says nothing."
+    else:
+        seen = f"The base learned from {base_images.beyond:,} images beyond the training images."
+    if base_images is None or not pretraining.images:  # it was trained elsewhere
+        what = "images are" if pretraining.base == "pool" else "images and labels are"
+        # The ids of the pool are not at hand: some of them may be the base's too.
+        but = " (but for images that stand in the pool too)" if of_pool else ""
+        return (
+            f"{seen} {held_out} Its {what} knowledge that no baseline had{but}: the gain is what "
+            "that knowledge brings through the generator, not what generating brings by itself."
+        )
+    most = most_pool_rows(image_size_px, image_mode)
+    seen = f"The base learned from {base_images.beyond:,} unlabelled images"
+    if not of_pool:
+        seen += " that no baseline saw, so part of any gain"
+    elif base_images.beyond <= most:
+        seen += f" that only the baselines of the pool saw too ({of_pool}), so part of any gain "
+        seen += "over the others"
+    else:
+        seen += f". The baselines of the pool ({of_pool}) looked at no more than {most:,} of them, "
+        seen += "the others at none, so part of any gain"
+    return f"{seen} may come from the pool rather than from synthesis. {held_out}"
 
 
 def _read_lines(path: Path) -> set[str] | None:

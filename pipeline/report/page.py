@@ -22,7 +22,7 @@ from pipeline.errors import StageError
 from pipeline.report.checks import ShownFinding, read_shown
 from pipeline.report.drawing import shorten
 from pipeline.report.figures import curve_figure, memory_figure
-from pipeline.report.findings import Check, Findings, plain_params
+from pipeline.report.findings import Check, Findings, base_caution, plain_params
 from pipeline.report.gallery import (
     Example,
     Sheets,
@@ -158,6 +158,13 @@ def render(
         figures=_draw(findings, loss, checks),
         script=Markup(script),  # noqa: S704 - our own file
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        base_caution=base_caution(
+            findings.pretraining,
+            findings.base_images,
+            verdict,
+            findings.preparation.image_size_px,
+            findings.preparation.image_mode,
+        ),
         copies_measured=any(math.isfinite(one.copy_share) for one in checks),
         reinitialised_shown=_TENSORS,
         thin=thin,

@@ -1,7 +1,9 @@
 """Is a distilled student as good as its teacher? Asked of classifiers, on validation rows alone.
 
-Both draw the same number of images a class from the same noise. For each seed two classifiers
-are trained, alike but for whose images they see, on real and synthetic images half and half.
+Both draw the same number of images a class from the same noise, the teacher as the stage
+synthesize would have it do by its defaults: those are the images that the student's stand in for.
+For each seed two classifiers are trained, alike but for whose images they see, on real and
+synthetic images half and half.
 """
 
 import math
@@ -18,7 +20,6 @@ from pipeline.data.images import Images
 from pipeline.data.store import Samples, without_held_out_repeats
 from pipeline.device import Precision, torch_threads
 from pipeline.diffusion.checkpoints import DistillMethod, GeneratorSpec, StudentSpec
-from pipeline.diffusion.guidance import Guidance
 from pipeline.diffusion.sampling import SamplerSettings
 from pipeline.downstream.arms import Arm, make_pools
 from pipeline.downstream.bench import Bench
@@ -26,12 +27,11 @@ from pipeline.downstream.fitting import train_pair
 from pipeline.downstream.scores import score
 from pipeline.features.classifier import embed
 from pipeline.features.judge import fit_judge
-from pipeline.params import EvaluateParams, TrainParams
+from pipeline.params import EvaluateParams, SynthesizeParams, TrainParams
 from pipeline.synthesis.measures import Measures, draw_samples
-from pipeline.synthesis.settings import student_settings
+from pipeline.synthesis.settings import settings_of, student_settings
 from pipeline.tracking.tracker import Tracker
 
-TEACHER_STEPS = 20  # network evaluations of the teacher's images, by DPM-Solver++
 _MOST_IMAGES = 100  # a class
 _ENCODER_STEPS = 150  # of the classifier whose features the kernel distance is taken in
 # As the mixed arms of evaluate are by default.
@@ -47,7 +47,7 @@ class StudentAccount(BaseModel):
     Attributes:
         method: of distillation.
         steps: network evaluations an image of the student.
-        guidance: weight of the guidance that it has within.
+        guidance: weight of the guidance that it has within; the teacher's images have their own.
         digest: of the student's folder.
         accepted: does it stand in for its teacher?
         reason: why, in words.
@@ -132,10 +132,7 @@ def examine_student(
     of_student, of_teacher = _draw_both(
         (
             (student, student_settings(taught, precision)),
-            (
-                teacher,
-                SamplerSettings("dpmsolver++", TEACHER_STEPS, Guidance(taught.guidance), precision),
-            ),
+            (teacher, settings_of(SynthesizeParams(), precision)),
         ),
         spec,
         labels,

@@ -23,6 +23,11 @@ _BASELINES = {
     "cutmix": ("balanced, patches of images exchanged", -1.9),
     "smote": ("balanced by new points between neighbours (SMOTE)", -1.3),
 }
+_OF_POOL = {
+    "pseudo_labels": ("sure unlabelled images added", -0.9),
+    "pseudo_labels_soft": ("unlabelled images added with soft labels", -0.8),
+    "retrieval": ("unlabelled images near a class added", -1.2),
+}
 _CORRUPTIONS = (
     ("gaussian_noise", 0.71, 0.03),
     ("blur", 0.78, 0.02),
@@ -70,6 +75,7 @@ def fake_verdict(
         reasons: as the verdict gives them.
     """
     points, low, high = gain
+    known = {**_BASELINES, **_OF_POOL}
     winner, base, seeds = f"mixed_{100 * share:g}", 0.871, looks[-1]
 
     def arm(name: str, role: str, description: str, change: float, part: float | None) -> dict:
@@ -98,7 +104,7 @@ def fake_verdict(
             "high_points": None if best else change + wide,
         }
 
-    arms = [arm(name, "baseline", *_BASELINES[name], None) for name in baselines]
+    arms = [arm(name, "baseline", *known[name], None) for name in baselines]
     arms += [
         arm(winner, "synthetic", f"{100 * share:g} % of draws synthetic", points, share),
         arm("mixed_25", "synthetic", "25 % of draws synthetic", points - 0.8, 0.25),
@@ -227,6 +233,8 @@ def write_findings(root: Path, fake: Fake | None = None, **changes: Any) -> dict
 def rewrite_verdict(folders: dict[str, Path], fake: Fake, **changes: Any) -> None:
     """Put a verdict of `fake_verdict` into a finished evaluate folder."""
     given = {"decision": fake.decision, "gain": fake.gain, "share": fake.share, **changes}
+    if fake.base == "pool":  # then the arms of the pool take part by default
+        given.setdefault("baselines", [*_BASELINES, "pseudo_labels", "retrieval"])
     verdict = fake_verdict(fake.classes, fake.training, fake.held_out, sum(fake.accepted), **given)
     write_json(folders["evaluate"] / "verdict.json", verdict)
     finish(folders["evaluate"], fake.params)

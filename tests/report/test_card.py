@@ -8,7 +8,13 @@ from report.fake_verdict import write_findings
 from pipeline.data.store import StoreInfo
 from pipeline.folders import read_manifest
 from pipeline.report.card import CardFacts, data_card, escape_markdown
-from pipeline.report.findings import Pretraining, Training, read_base_images, read_record
+from pipeline.report.findings import (
+    Pretraining,
+    Training,
+    base_caution,
+    read_base_images,
+    read_record,
+)
 from pipeline.report.synthesis import Synthesis
 from pipeline.report.verdict import Verdict
 
@@ -123,15 +129,27 @@ def test_the_card_says_what_the_generator_started_from(tmp_path: Path) -> None:
     assert "from a pool of 52 images, on which it was first trained without labels" in pool
     assert f"(digest `{BASE[:12]}`)" in pool
     assert "trained on the real training images, from a base" in pool
-    assert "The base learned from 40 images that no baseline arm saw" in pool
     assert front_matter(pool)["replenish"]["base_digest"] == BASE
     hub = card("hub", base="hub", source="someone/unet", base_beyond=None)
     assert r"from the base someone\/unet (the Hugging Face hub, digest" in hub
     assert "Which images the base has seen is not known" in hub
     same = card("run", base="run", source="earlier", base_beyond=0)
-    assert "no baseline arm saw" not in same
+    assert "The base learned" not in same
     hostile = card("hostile", base="folder", source=HOSTILE[0], base_beyond=None)
     assert "<script" not in hostile[hostile.index("\n---\n", 4) :]
+
+
+def test_the_card_says_of_a_base_what_the_page_says(tmp_path: Path) -> None:
+    for number, fake in enumerate((Fake(base="pool"), Fake(base="run", source="earlier"))):
+        made = facts(tmp_path / str(number), fake, 0.5)
+        caution = base_caution(made.pretraining, made.base_images, made.verdict, 8, "L")
+        assert caution.startswith("The base learned from 40 ")
+        assert f"\n- {caution}\n" in data_card(made)
+    # The store's image size counts: of the largest images the pool's arms see few.
+    large = facts(tmp_path / "large", Fake(base="pool"), 0.5)
+    large = replace(large, store=replace(large.store, image_size_px=4096, image_mode="RGB"))
+    assert "looked at no more than 5 of them" in data_card(large)
+    assert "The base learned" not in data_card(facts(tmp_path / "none", Fake(), 0.5))
 
 
 def test_guidance_that_was_searched_for_is_told(tmp_path: Path) -> None:

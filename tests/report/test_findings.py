@@ -5,12 +5,15 @@ import pytest
 from fake_stages import Fake, write_stages
 from report.fake_verdict import write_controls, write_findings
 
+from pipeline.downstream import arms, pool_arms
 from pipeline.errors import StageError
 from pipeline.folders import Manifest, read_manifest, write_bytes
 from pipeline.report.findings import (
     BaseImages,
     Check,
+    Pretraining,
     Training,
+    base_caution,
     check_lineage,
     copy_limit,
     need_manifest,
@@ -21,7 +24,14 @@ from pipeline.report.findings import (
     read_record,
     read_table,
 )
-from pipeline.report.verdict import Verdict, ordered_arms, thinnest_first
+from pipeline.report.verdict import (
+    MOST_POOL_BYTES,
+    MOST_POOL_ROWS,
+    POOL_ARMS,
+    Verdict,
+    ordered_arms,
+    thinnest_first,
+)
 
 
 def test_a_missing_file_names_the_stage(tmp_path: Path) -> None:
@@ -115,6 +125,100 @@ def test_images_that_the_base_saw_are_counted(tmp_path: Path) -> None:
     (tmp_path / "d" / "train" / "training_ids.txt").unlink()
     with pytest.raises(StageError, match=r"training_ids.txt: missing; run the stage `train`"):
         read_base_images(tmp_path / "d" / "pretrain", tmp_path / "d" / "train")
+
+
+OF_POOL = ["real_augmented", "pseudo_labels", "pseudo_labels_soft", "retrieval"]
+HELD_OUT = "By their pixels none of them is a test or validation image."
+THROUGH = (
+    "the gain is what that knowledge brings through the generator, not what generating brings by "
+    "itself."
+)
+
+
+@pytest.fixture
+def caution(tmp_path: Path):
+    """Return `caution(base, beyond, baselines, trained_here, side_px, mode)`."""
+
+    def told(base, beyond, baselines, here=False, side_px=8, mode="L") -> str:
+        folders = write_findings(tmp_path, baselines=baselines)
+        verdict = read_record(folders["evaluate"] / "verdict.json", Verdict)
+        images = 0 if beyond is None else 12 + beyond
+        pretraining = Pretraining(
+            base=base,
+            source="somewhere",
+            base_digest="b" * 64,
+            images=images if here else 0,
+            steps=0,
+            parameters=1,
+            heldout_loss=None,
+        )
+        base_images = None if beyond is None else BaseImages(images, beyond)
+        return base_caution(pretraining, base_images, verdict, side_px, mode)
+
+    return told
+
+
+def test_a_base_from_elsewhere_is_knowledge_that_no_baseline_had(caution) -> None:
+    assert caution("run", 1400, ["real"]) == (
+        f"The base learned from 1,400 images beyond the training images. {HELD_OUT} Its images and "
+        f"labels are knowledge that no baseline had: {THROUGH}"
+    )
+    # Whether the pool holds some of its images is not known.
+    assert (
+        "Its images and labels are knowledge that no baseline had (but for images that stand in "
+        f"the pool too): {THROUGH}"
+    ) in caution("run", 1400, OF_POOL)
+    # Another run's base of a pool had no labels; this run's own pool it is not.
+    assert f"Its images are knowledge that no baseline had: {THROUGH}" in caution("pool", 9, [])
+    assert caution("hub", None, ["real"]) == (
+        "Which images the base has seen is not known. Test images may be among them; if they are, "
+        "the gain says nothing. Its images and labels are knowledge that no baseline had: "
+        f"{THROUGH}"
+    )
+    assert caution("run", 0, ["real"]) == caution("none", None, ["real"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("baselines", "named"),
+    [
+        (OF_POOL, "pseudo-labels, soft pseudo-labels, retrieval"),
+        (["real", "retrieval"], "retrieval"),
+    ],
+)
+def test_a_base_of_the_pool_with_arms_of_the_pool(caution, baselines, named) -> None:
+    assert caution("pool", 1400, baselines, here=True) == (
+        "The base learned from 1,400 unlabelled images that only the baselines of the pool saw too "
+        f"({named}), so part of any gain over the others may come from the pool rather than from "
+        f"synthesis. {HELD_OUT}"
+    )
+
+
+def test_a_base_of_the_pool_without_arms_of_the_pool(caution) -> None:
+    for beyond in (1400, 1_000_000):
+        assert caution("pool", beyond, ["real", "smote"], here=True) == (
+            f"The base learned from {beyond:,} unlabelled images that no baseline saw, so part of "
+            f"any gain may come from the pool rather than from synthesis. {HELD_OUT}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("side_px", "mode", "most"), [(8, "L", MOST_POOL_ROWS), (128, "RGB", 5461), (128, "L", 16384)]
+)
+def test_a_pool_of_which_its_arms_see_a_part(caution, side_px, mode, most) -> None:
+    told = caution("pool", most + 1, OF_POOL, True, side_px, mode)
+    assert told == (
+        f"The base learned from {most + 1:,} unlabelled images. The baselines of the pool "
+        "(pseudo-labels, soft pseudo-labels, retrieval) looked at no more than "
+        f"{most:,} of them, the others at none, so part of any gain may come from the pool rather "
+        f"than from synthesis. {HELD_OUT}"
+    )
+    assert "saw too" in caution("pool", most, OF_POOL, True, side_px, mode)
+
+
+def test_arms_and_limits_of_the_pool_are_those_of_the_comparison() -> None:
+    assert tuple(POOL_ARMS) == arms.OF_POOL
+    there = (pool_arms._MOST_POOL, pool_arms._MOST_BYTES)
+    assert there == (MOST_POOL_ROWS, MOST_POOL_BYTES)
 
 
 @pytest.mark.parametrize("params", [{}, {"copy_limit": True}, {"copy_limit": 2}])
