@@ -5,7 +5,8 @@ of labelled images: how many, how uneven, with or without unlabelled ones. Each 
 to verdict with the defaults of params.yaml, on splits of its own, and the verdicts are pooled. What
 it cost stands beside what it gained, and beside what more labels bring.
 
-`--quick` does one regime, the embedded digits, on one split, in under 30 minutes on two cores.
+`--quick` does one regime on one split, in under 30 minutes on two cores: the claim of
+docs/results.md where `--mnist DIR` is given, else the embedded digits.
 Without it 10 seeds on 3 splits of every regime whose files are at hand: `--fashion DIR` and
 `--mnist DIR` (IDX files), `--emoji DIR` (npm packages emoji-datasource-*). Where a generator starts
 from another set, that set's own images are compared too: they take the place of the generated
@@ -29,6 +30,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import typer
+from gain_results import SECONDS, add_regimes, result, summary
 from gain_sets import (
     BASES,
     REGIMES,
@@ -43,23 +45,18 @@ from gain_sets import (
 
 from pipeline.data.store import Samples, make_samples, read_info, read_samples
 from pipeline.data.store_writer import write_store
-from pipeline.downstream.pooled import pooled_verdict, read_run
 from pipeline.errors import StageError
 from pipeline.folders import read_manifest
 from pipeline.hashing import digest_json
 from pipeline.params import ArmName, Params, StageName
-from pipeline.recipe.measured import Regime as Measured
-from pipeline.recipe.measured import read_regimes
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.running import run_stage
 from pipeline.tracking.tracker import NullTracker
 
 STAGES: tuple[StageName, ...] = ("prepare", "pretrain", "train", "synthesize", "evaluate")
 SEEDS, SPLITS, FIRST_SPLIT = 10, 3, 100
-QUICK = "digits"
+QUICK = ("digits-5-base", "digits")  # the first one whose files are at hand
 _NO_POOL = str(Path(os.devnull) / "none")
-SECONDS = "seconds.json"  # of each stage, in a run's folder
-_RESAMPLES, _CONFIDENCE = 2000, 0.95
 _ROWS_ARMS: tuple[ArmName, ...] = (
     "real_augmented",
     "real_augmented_strong",
@@ -100,7 +97,9 @@ def main(
 ) -> None:
     """Run the regimes and write what each one gained."""
     folders = {"fashion": fashion, "mnist": mnist, "emoji": emoji}
-    wanted = [one.strip() for one in only.split(",") if one.strip()] or ([QUICK] if quick else [])
+    wanted = [one.strip() for one in only.split(",") if one.strip()]
+    if quick and not wanted:
+        wanted = [QUICK[0] if mnist is not None else QUICK[1]]
     unknown = sorted(set(wanted) - {one.name for one in REGIMES})
     if unknown:
         names = ", ".join(one.name for one in REGIMES)
@@ -131,6 +130,7 @@ def main(
                     settings or [],
                     base,
                     pool,
+                    control=not quick,
                 )
             )
             _write(json_file, found)
@@ -162,8 +162,21 @@ def run_regime(
     settings: list[str],
     base: Path | None = None,
     pool: Path | None = None,
+    control: bool = True,
 ) -> dict[str, Any]:
-    """Run a regime on each split, and return what it gained and cost."""
+    """Run a regime on each split, and return what it gained and cost.
+
+    Args:
+        regime: which.
+        files: its images, where they are not embedded.
+        root: folder of its runs.
+        seeds: paired seeds of a split.
+        splits: how many.
+        settings: SECTION.KEY=VALUE beside the regime's.
+        base: run of the generator that its own starts from.
+        pool: folder of unlabelled images from elsewhere.
+        control: compare the base's own images too?
+    """
     settings = [*regime.settings, *settings]
     if base is not None:
         settings = ['pretrain.base="run"', f"pretrain.path={json.dumps(str(base))}", *settings]
@@ -176,7 +189,7 @@ def run_regime(
         for name in STAGES:
             seconds = _timed(name, params, folder)
             typer.echo(f"{regime.name} {split}: {name} {seconds:,.0f} s", err=True)
-        if base is not None:
+        if base is not None and control:
             of_rows.append(compare_rows(params, folder, base))
         runs.append(folder)
     return result(regime.name, runs, base, of_rows)
@@ -229,107 +242,6 @@ def like(synthetic: Samples, rows: Samples, of_class: list[int]) -> Samples:
     return make_samples(images, np.concatenate(labels), "train", "synthetic")
 
 
-def result(
-    name: str, runs: list[Path], base: Path | None = None, of_rows: list[Path] | None = None
-) -> dict[str, Any]:
-    """Return what the finished runs of a regime gained, in points, and what they cost.
-
-    Args:
-        name: of the regime.
-        runs: artifacts folders, one a split.
-        base: that of the generator that they start from, whose time counts apart.
-        of_rows: what `compare_rows` returned for each split.
-    """
-    one, pooled = _pooled(runs)
-    rows = None
-    if of_rows:
-        keys = ("best_synthetic", "best_baseline", "gain_points", "interval_points")
-        together = _pooled(of_rows)[1]
-        rows = {key: together[key] for key in keys}
-    minutes = sum(_seconds(run) for run in runs) / 60 / len(runs)
-    base_minutes = None if base is None else _seconds(base) / 60
-    gain = pooled["gain_points"]
-    recipe = json.loads((runs[0] / "prepare" / "recipe.json").read_text())
-    own = recipe.get("settings", {}).get("base", "none")
-    return {
-        "name": name,
-        "facts": recipe["facts"],
-        "base": own if base is None else "elsewhere",
-        "decision": pooled["decision"],
-        "way": pooled["best_synthetic"],
-        "best_baseline": pooled["best_baseline"],
-        "gain_points": gain,
-        "gain_low": pooled["interval_points"][0],
-        "gain_high": pooled["interval_points"][1],
-        "tail_gain_points": pooled["tail_gain_points"],
-        "tail_low": pooled["tail_interval_points"][0],
-        "tail_high": pooled["tail_interval_points"][1],
-        "arms": {
-            arm["name"]: {
-                "test": arm["test_balanced_accuracy"],
-                "gain_points": arm["gain_points"],
-            }
-            for arm in pooled["arms"]
-        },
-        "minutes": minutes,
-        "base_minutes": base_minutes,
-        "minutes_per_point": (minutes + (base_minutes or 0.0)) / gain if gain > 0 else None,
-        "images_of_base": rows,
-        "labels": _labels(one),
-        "seeds": one["n"]["seeds"],
-        "splits": len(runs),
-    }
-
-
-def _pooled(runs: list[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the first verdict, and the one of all splits together."""
-    verdicts = [json.loads((run / "evaluate" / "verdict.json").read_text()) for run in runs]
-    if len(runs) == 1:
-        return verdicts[0], verdicts[0]
-    read = [read_run(run, verdict) for run, verdict in zip(runs, verdicts, strict=True)]
-    return verdicts[0], pooled_verdict(read, _RESAMPLES, _CONFIDENCE, 0)
-
-
-def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures of the regime that gained most for sure, and those of all.
-
-    One whose verdict is to use the images stands before one that was refused.
-    """
-    if not found:
-        return {"regimes": []}
-    best = max(found, key=lambda one: (one["decision"] != "do_not_use", one["gain_low"]))
-    keys = ("decision", "gain_points", "gain_low", "tail_gain_points", "best_baseline")
-    return {"regime": best["name"], **{key: best[key] for key in keys}, "regimes": found}
-
-
-def add_regimes(path: Path, found: list[dict[str, Any]]) -> None:
-    """Put what was found into the recipe's list, in the place of what has the same name.
-
-    Raises:
-        InputError: the file is no such list.
-    """
-    known = {one.name: one for one in (read_regimes(path) if path.exists() else ())}
-    for one in found:
-        facts = {key: value for key, value in one["facts"].items() if key in Measured.model_fields}
-        plain = {key: value for key, value in one.items() if key in Measured.model_fields}
-        plain |= facts | {"pool": facts["pool"] if one["base"] == "pool" else 0}
-        rounded = {k: round(v, 2) if isinstance(v, float) else v for k, v in plain.items()}
-        known[one["name"]] = Measured.model_validate(rounded)
-    lines = ",\n".join(f"  {one.model_dump_json()}" for one in known.values())
-    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-
-
-def _labels(verdict: dict[str, Any]) -> dict[str, float] | None:
-    """Return what the last labelled images brought, by the learning curve of the first split."""
-    curve = verdict.get("learning_curve")
-    if curve is None or len(curve["points"]) < 2:
-        return None
-    before, last = curve["points"][-2:]
-    images = last["real_images"] - before["real_images"]
-    points = 100 * (last["balanced_accuracy"] - before["balanced_accuracy"])
-    return {"images": images, "points": points}
-
-
 class _Telling(NullTracker):
     def note(self, message: str) -> None:
         """Say one line."""
@@ -376,11 +288,6 @@ def _timed(stage: StageName, params: Params, folder: Path) -> float:
         kept[stage] = {"digest": digest, "seconds": round(seconds, 1)}
         path.write_text(json.dumps(kept) + "\n", encoding="utf-8")
     return seconds
-
-
-def _seconds(folder: Path) -> float:
-    kept = json.loads((folder / SECONDS).read_text()).values()
-    return float(sum(one["seconds"] for one in kept))
 
 
 def _digest(folder: Path) -> str:

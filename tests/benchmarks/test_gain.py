@@ -33,7 +33,12 @@ def sets() -> Any:
 
 
 @pytest.fixture(scope="module")
-def gain(sets: Any) -> Any:
+def results() -> Any:
+    return load("gain_results")
+
+
+@pytest.fixture(scope="module")
+def gain(sets: Any, results: Any) -> Any:
     return load("gain")
 
 
@@ -117,14 +122,14 @@ def test_the_claim_is_that_of_the_regime_whose_gain_is_surest(gain):
 def test_regimes_have_names_of_their_own_and_valid_params(gain, tmp_path):
     names = [one.name for one in gain.REGIMES]
     assert len(set(names)) == len(names)
-    assert gain.QUICK in names
+    assert set(gain.QUICK) <= set(names)
     for one in gain.REGIMES:
         params = gain._params(one, tmp_path, 10, 2, ['pretrain.base="pool"', "train.steps=7"])
         assert (params.seed, params.prepare.seed, params.evaluate.seeds) == (2, 2, 10)
         assert (params.pretrain.base, params.train.steps) == ("pool", 7)
 
 
-def test_seconds_of_a_stage_that_was_finished_before_stay(gain, tmp_path, monkeypatch):
+def test_seconds_of_a_stage_that_was_finished_before_stay(gain, results, tmp_path, monkeypatch):
     digests = {"train": "same", "evaluate": "other"}
     monkeypatch.setattr(gain, "run_stage", lambda *_: None)
     monkeypatch.setattr(gain, "_digest", lambda folder: digests[folder.name])
@@ -133,7 +138,7 @@ def test_seconds_of_a_stage_that_was_finished_before_stay(gain, tmp_path, monkey
     for name in digests:
         gain._timed(name, None, tmp_path)
     # The comparison was done anew, by other params: its own seconds count.
-    assert gain._seconds(tmp_path) == pytest.approx(90.0, abs=1.0)
+    assert results.seconds_of(tmp_path) == pytest.approx(90.0, abs=1.0)
 
 
 def test_a_digest_is_that_of_a_finished_stage(gain, tmp_path):
@@ -222,7 +227,7 @@ def test_root_keys_are_set_too(gain, tmp_path):
     assert (params.recipe, params.seed) == ("none", 5)
 
 
-def test_a_base_is_given_to_every_split_and_its_time_told(gain, tmp_path, monkeypatch):
+def test_a_base_is_given_to_every_split_and_its_time_told(gain, results, tmp_path, monkeypatch):
     base = run_folder(tmp_path / "base", 120.0)
     given: list[Any] = []
 
@@ -234,14 +239,29 @@ def test_a_base_is_given_to_every_split_and_its_time_told(gain, tmp_path, monkey
     monkeypatch.setattr(gain, "run_stage", run_stage)
     monkeypatch.setattr(gain, "_digest", lambda folder: folder.name)
     monkeypatch.setattr(gain, "compare_rows", lambda _, run, __: run)
-    monkeypatch.setattr(gain, "pooled_verdict", lambda runs, *_: runs[0])
-    monkeypatch.setattr(gain, "read_run", lambda run, verdict: verdict)
+    monkeypatch.setattr(results, "pooled_verdict", lambda runs, *_: runs[0])
+    monkeypatch.setattr(results, "read_run", lambda run, verdict: verdict)
     regime = next(one for one in gain.REGIMES if one.base and not one.pool)
     found = gain.run_regime(regime, None, tmp_path / "runs", 4, 2, [], base)
     assert given == [(split, "run", str(base)) for split in (100, 101)]
     assert (found["base"], found["base_minutes"]) == ("elsewhere", pytest.approx(2))
     assert found["splits"] == 2
     assert found["images_of_base"]["gain_points"] == 2.0
+
+
+@pytest.mark.parametrize(("given", "name"), [(True, "digits-5-base"), (False, "digits")])
+def test_quick_does_the_claim_where_its_files_are_given(gain, tmp_path, monkeypatch, given, name):
+    ran: list[Any] = []
+    monkeypatch.setattr(gain, "train_base", lambda *_: tmp_path / "base")
+    monkeypatch.setattr(gain, "source_path", lambda *_: None)
+    monkeypatch.setattr(
+        gain,
+        "run_regime",
+        lambda regime, *rest, control: ran.append((regime.name, rest[2:4], control)),
+    )
+    monkeypatch.setattr(gain, "summary", lambda found: {"regimes": len(found)})
+    gain.main(quick=True, mnist=tmp_path if given else None, settings=None)
+    assert ran == [(name, (4, 1), False)]
 
 
 def test_an_unknown_regime_is_named(gain):

@@ -1,0 +1,118 @@
+"""What finished runs of `gain.py` gained and cost, in one row a regime."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.downstream.pooled import pooled_verdict, read_run
+from pipeline.recipe.measured import Regime, read_regimes
+
+SECONDS = "seconds.json"  # of each stage, in a run's folder
+_RESAMPLES, _CONFIDENCE = 2000, 0.95
+
+
+def result(
+    name: str, runs: list[Path], base: Path | None = None, of_rows: list[Path] | None = None
+) -> dict[str, Any]:
+    """Return what the finished runs of a regime gained, in points, and what they cost.
+
+    Args:
+        name: of the regime.
+        runs: artifacts folders, one a split.
+        base: that of the generator that they start from, whose time counts apart.
+        of_rows: what `compare_rows` returned for each split.
+    """
+    one, pooled = _pooled(runs)
+    rows = None
+    if of_rows:
+        keys = ("best_synthetic", "best_baseline", "gain_points", "interval_points")
+        together = _pooled(of_rows)[1]
+        rows = {key: together[key] for key in keys}
+    minutes = sum(seconds_of(run) for run in runs) / 60 / len(runs)
+    base_minutes = None if base is None else seconds_of(base) / 60
+    gain = pooled["gain_points"]
+    recipe = json.loads((runs[0] / "prepare" / "recipe.json").read_text())
+    own = recipe.get("settings", {}).get("base", "none")
+    return {
+        "name": name,
+        "facts": recipe["facts"],
+        "base": own if base is None else "elsewhere",
+        "decision": pooled["decision"],
+        "way": pooled["best_synthetic"],
+        "best_baseline": pooled["best_baseline"],
+        "gain_points": gain,
+        "gain_low": pooled["interval_points"][0],
+        "gain_high": pooled["interval_points"][1],
+        "tail_gain_points": pooled["tail_gain_points"],
+        "tail_low": pooled["tail_interval_points"][0],
+        "tail_high": pooled["tail_interval_points"][1],
+        "arms": {
+            arm["name"]: {
+                "test": arm["test_balanced_accuracy"],
+                "gain_points": arm["gain_points"],
+            }
+            for arm in pooled["arms"]
+        },
+        "minutes": minutes,
+        "base_minutes": base_minutes,
+        "minutes_per_point": (minutes + (base_minutes or 0.0)) / gain if gain > 0 else None,
+        "images_of_base": rows,
+        "labels": _labels(one),
+        "seeds": one["n"]["seeds"],
+        "splits": len(runs),
+    }
+
+
+def _pooled(runs: list[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the first verdict, and the one of all splits together."""
+    verdicts = [json.loads((run / "evaluate" / "verdict.json").read_text()) for run in runs]
+    if len(runs) == 1:
+        return verdicts[0], verdicts[0]
+    read = [read_run(run, verdict) for run, verdict in zip(runs, verdicts, strict=True)]
+    return verdicts[0], pooled_verdict(read, _RESAMPLES, _CONFIDENCE, 0)
+
+
+def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of the regime that gained most for sure, and those of all.
+
+    One whose verdict is to use the images stands before one that was refused.
+    """
+    if not found:
+        return {"regimes": []}
+    best = max(found, key=lambda one: (one["decision"] != "do_not_use", one["gain_low"]))
+    keys = ("decision", "gain_points", "gain_low", "tail_gain_points", "best_baseline")
+    return {"regime": best["name"], **{key: best[key] for key in keys}, "regimes": found}
+
+
+def add_regimes(path: Path, found: list[dict[str, Any]]) -> None:
+    """Put what was found into the recipe's list, in the place of what has the same name.
+
+    Raises:
+        InputError: the file is no such list.
+    """
+    known = {one.name: one for one in (read_regimes(path) if path.exists() else ())}
+    for one in found:
+        facts = {key: value for key, value in one["facts"].items() if key in Regime.model_fields}
+        plain = {key: value for key, value in one.items() if key in Regime.model_fields}
+        plain |= facts | {"pool": facts["pool"] if one["base"] == "pool" else 0}
+        rounded = {k: round(v, 2) if isinstance(v, float) else v for k, v in plain.items()}
+        known[one["name"]] = Regime.model_validate(rounded)
+    lines = ",\n".join(f"  {one.model_dump_json()}" for one in known.values())
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def _labels(verdict: dict[str, Any]) -> dict[str, float] | None:
+    """Return what the last labelled images brought, by the learning curve of the first split."""
+    curve = verdict.get("learning_curve")
+    if curve is None or len(curve["points"]) < 2:
+        return None
+    before, last = curve["points"][-2:]
+    images = last["real_images"] - before["real_images"]
+    points = 100 * (last["balanced_accuracy"] - before["balanced_accuracy"])
+    return {"images": images, "points": points}
+
+
+def seconds_of(folder: Path) -> float:
+    """Return what all stages of a run took."""
+    kept = json.loads((folder / SECONDS).read_text()).values()
+    return float(sum(one["seconds"] for one in kept))
