@@ -118,6 +118,14 @@ def test_a_folder_that_is_not_ours_goes_by_the_flags(path, stub):
     assert list(path.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_whoever_predicts_may_be_the_first_to_ask(mode):
+    with mode():
+        found = measure(CPU)
+        assert not torch.is_grad_enabled()
+    assert min(found["float32_seconds"], found["bfloat16_seconds"]) > 0
+
+
 def test_a_measurement_holds_both_times_and_what_was_measured():
     found = measure(CPU)
     slow, fast = found["float32_seconds"], found["bfloat16_seconds"]
