@@ -172,12 +172,11 @@ def run_regime(
         root: folder of its runs.
         seeds: paired seeds of a split.
         splits: how many.
-        settings: SECTION.KEY=VALUE beside the regime's.
+        settings: SECTION.KEY=VALUE beside the defaults.
         base: run of the generator that its own starts from.
         pool: folder of unlabelled images from elsewhere.
         control: compare the base's own images too?
     """
-    settings = [*regime.settings, *settings]
     if base is not None:
         settings = ['pretrain.base="run"', f"pretrain.path={json.dumps(str(base))}", *settings]
     if pool is not None:

@@ -34,7 +34,6 @@ class Regime:
         prepare: params of the stage beside the defaults.
         base: set of the generator that this one starts from, of `BASES`; no baseline sees it.
         pool: is that set's place taken by its images, unlabelled, for generator and baselines?
-        settings: SECTION.KEY=VALUE beside the defaults.
     """
 
     name: str
@@ -42,7 +41,6 @@ class Regime:
     prepare: dict[str, Any] = field(default_factory=dict)
     base: str | None = None
     pool: bool = False
-    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
