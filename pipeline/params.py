@@ -49,6 +49,7 @@ BaselineName = Literal[
     "pseudo_labels",
     "pseudo_labels_soft",
     "retrieval",
+    "base_images",
 ]
 SyntheticArmName = Literal[
     "mixed",
@@ -670,7 +671,8 @@ class EvaluateParams(Section):
         min_length=1,
         strict=False,  # a list of YAML is taken for the tuple; its items are still checked
         description="what is compared; pseudo_labels, pseudo_labels_soft and retrieval need "
-        "unlabelled images, and are left out where there are none",
+        "unlabelled images, base_images a base that was trained on labelled ones; they are left "
+        "out where there are none",
     )
     mixed_shares: tuple[Fraction, ...] = Field(
         (0.5, 0.25, 0.75),

@@ -193,9 +193,12 @@ def _write_pretrain(folder: Path, fake: Fake, real: Samples) -> None:
         "images": seen if pool else 0,
         "steps": 2000 if pool else 0,
         "parameters": 0 if none else 1_053_000,
+        "labelled_images": 0,
         "heldout_loss": 0.081 if pool else None,
     }
     write_json(folder / "summary.json", summary)
+    side = real.images.shape[1]
+    write_store(folder / "base_images", real.take([]), (), side, "L" if fake.mode == "L" else "RGB")
     finish(folder, fake.params)
 
 
@@ -217,6 +220,7 @@ def _write_train(folder: Path, fake: Fake, real: Samples) -> None:
     write_bytes(folder / "lengths.csv", "\n".join([head, *lines[2:3], ""]).encode())
     trained = _training_ids(real)
     write_bytes(folder / "training_ids.txt", "\n".join(trained).encode())
+    write_json(folder / "class_sources.json", {})
     measured = fake.copy_shares[2] is not None
     first = next((k for k, v in enumerate(fake.copy_shares) if v and v > 0.01), None)
     copies_from = None if first is None else 500 * (first + 1)

@@ -127,7 +127,7 @@ def import_run(path: Path) -> Base:
     Raises:
         InputError: there is no generator, or it is damaged.
     """
-    folder = _find_generator(path)
+    folder = find_generator(path)
     spec_file = safe_join(folder, _SPEC)
     try:
         spec = _Spec.model_validate_json(read_limited(spec_file, JSON_BYTES))
@@ -165,14 +165,19 @@ def files_digest(kind: Kind, path: Path) -> str:
     if kind != "run":
         _require_folder(path)
         return digest_json(digest_folder(path))
-    generator = _find_generator(path)
+    generator = find_generator(path)
     ids = [generator.parent / name for name in (IDS, _BASE_IDS)]
     return digest_json(
         [digest_folder(generator), {one.name: digest_file(one) for one in ids if one.is_file()}]
     )
 
 
-def _find_generator(path: Path) -> Path:
+def find_generator(path: Path) -> Path:
+    """Return the generator's folder of a run; see `import_run`.
+
+    Raises:
+        InputError: there is none.
+    """
     _require_folder(path)
     for inner in (".", "generator", "train/generator"):
         folder = safe_join(path, inner) if inner != "." else path.resolve()

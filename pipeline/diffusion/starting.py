@@ -27,14 +27,14 @@ class Fit:
         loaded: tensors of the network that came from the base; of the class embedding, some rows.
         reinitialised: tensors of the network that start afresh, and so must be trained.
         unused: tensors of the base that have no place in the network.
-        classes_mapped: our classes that start from one of the base's.
+        classes_mapped: our class -> that of the base which it starts from.
         classes_new: our classes that do not.
     """
 
     loaded: tuple[str, ...]
     reinitialised: tuple[str, ...]
     unused: tuple[str, ...]
-    classes_mapped: tuple[str, ...]
+    classes_mapped: Mapping[str, str]
     classes_new: tuple[str, ...]
 
 
@@ -95,7 +95,7 @@ def start_from(
         loaded=tuple(sorted(loaded)),
         reinitialised=tuple(sorted({*own, CLASS_ROWS} - loaded)),
         unused=tuple(sorted(set(base.tensors) - loaded)),
-        classes_mapped=tuple(sorted(sources)),
+        classes_mapped={our: (base.classes or ())[row] for our, row in sorted(sources.items())},
         classes_new=tuple(sorted(set(classes) - set(sources))),
     )
     return model, fit

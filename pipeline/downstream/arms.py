@@ -19,7 +19,9 @@ from pipeline.hashing import digest_json
 from pipeline.params import ArmName
 
 Role = Literal["baseline", "synthetic", "synthetic_only"]
-Added = Literal["synthetic", "smote", "pseudo_labels", "pseudo_labels_soft", "retrieval"]
+Added = Literal[
+    "synthetic", "smote", "pseudo_labels", "pseudo_labels_soft", "retrieval", "base_images"
+]
 LossName = Literal["cross_entropy", "class_weighted", "logit_adjusted", "focal"]
 Mix = Literal["none", "mixup", "cutmix"]
 Rows = npt.NDArray[np.int64]
@@ -33,6 +35,7 @@ _TWINS: dict[Policy, str] = {
     "strong": "real_augmented_strong",
 }
 OF_POOL: tuple[Added, ...] = ("pseudo_labels", "pseudo_labels_soft", "retrieval")
+OF_BASE: Added = "base_images"
 SOFT: Added = "pseudo_labels_soft"  # whose rows have probabilities in the place of a label
 BY_USER = "_mixed"  # ends the name of a user's script that sees synthetic rows
 
@@ -192,8 +195,8 @@ def plan_arms(
 
     All that do more than draw real rows are augmented as `real_augmented` is. Where no augmented
     baseline takes part they are not augmented either, so that a gain is never augmentation's own.
-    Arms of the pool may be augmented and mixed as each baseline is: synthetic rows have an arm for
-    each of these ways, and real unlabelled ones deserve no less.
+    Arms of the pool and of the base's images may be augmented and mixed as each baseline is:
+    synthetic rows have an arm for each of these ways, and real ones deserve no less.
 
     Args:
         names: arms of params.yaml.
@@ -216,7 +219,7 @@ def plan_arms(
         if name in names and kind != Kind(policy)
     )
     return tuple(
-        replace(family, kinds=kinds) if family.arm.added in OF_POOL else family
+        replace(family, kinds=kinds) if family.arm.added in (*OF_POOL, OF_BASE) else family
         for family in families
     )
 
@@ -247,7 +250,7 @@ def _family(
             family = Family(
                 Arm(name, "baseline", None, policy, mix=name), rates, "strength", alphas
             )
-        case "smote" | "pseudo_labels" | "pseudo_labels_soft" | "retrieval":
+        case "smote" | "pseudo_labels" | "pseudo_labels_soft" | "retrieval" | "base_images":
             rival = Arm(name, "baseline", half[0], policy, True, name)
             family = Family(rival, rates, "share", half)
         case "mixed":

@@ -16,14 +16,14 @@ from pipeline.data.store import (
     read_samples,
     without_held_out_repeats,
 )
-from pipeline.downstream.arms import OF_POOL, SOFT, Added, Pools, make_pools
+from pipeline.downstream.arms import OF_BASE, OF_POOL, SOFT, Added, Pools, make_pools
 from pipeline.downstream.corruptions import CORRUPTIONS, corrupt
 from pipeline.errors import StageError
 from pipeline.folders import write_bytes
 from pipeline.seeds import derive_seed
 
 _MOST_CORRUPTED = 1000  # test rows that are looked at under each corruption
-_KINDS: tuple[Added, ...] = ("smote", *OF_POOL)
+_KINDS: tuple[Added, ...] = ("smote", OF_BASE, *OF_POOL)
 Probabilities = npt.NDArray[np.float16]
 
 

@@ -7,9 +7,10 @@ import numpy as np
 from scipy.special import softmax
 
 from pipeline.data.images import Images
-from pipeline.data.store import Samples, read_samples, without_held_out_repeats
+from pipeline.data.limits import most_beside
+from pipeline.data.store import Samples, read_info, read_samples, without_held_out_repeats
 from pipeline.device import pick_device, torch_threads
-from pipeline.downstream.arms import OF_POOL, Added, Arm
+from pipeline.downstream.arms import OF_BASE, OF_POOL, Added, Arm
 from pipeline.downstream.bench import (
     Bench,
     Probabilities,
@@ -33,8 +34,6 @@ from pipeline.params import EvaluateParams
 from pipeline.seeds import derive_seed, numpy_generator
 from pipeline.tracking.tracker import Tracker
 
-_MOST_POOL = 100_000  # pool rows that are looked at,
-_MOST_BYTES = 256 << 20  # as long as their pixels are not more than this
 _TEACHERS = 3  # classifiers whose mean probability is a pseudo-label's
 _TEACHER_SEED = 2_000_000  # their repetitions: none of them is scored
 # Validation rows choose who teaches, since the best kind differs by the set.
@@ -52,6 +51,7 @@ def make_rivals(
     wanted: Sequence[Added],
     path: Path,
     tracker: Tracker,
+    of_base: Samples | None = None,
 ) -> Path | None:
     """Make the rows that baselines add; return the file, or None where no arm wants any.
 
@@ -64,18 +64,24 @@ def make_rivals(
         wanted: kinds that arms add.
         path: file to write.
         tracker: told how far the teachers are.
+        of_base: labelled rows that the base was trained on, if they are at hand.
     """
     kinds = [kind for kind in dict.fromkeys(wanted) if kind != "synthetic"]
     if not kinds:
         return None
     if not path.is_file():
         bench = read_bench(dataset, accepted)
-        write_rivals(path, _make(params, bench, dataset, kinds, tracker))
+        write_rivals(path, _make(params, bench, dataset, kinds, tracker, of_base))
     return path
 
 
 def _make(
-    params: EvaluateParams, bench: Bench, dataset: Path, kinds: Sequence[Added], tracker: Tracker
+    params: EvaluateParams,
+    bench: Bench,
+    dataset: Path,
+    kinds: Sequence[Added],
+    tracker: Tracker,
+    of_base: Samples | None,
 ) -> Rivals:
     images, labels = bench.images[: bench.real_images], bench.labels[: bench.real_images]
     most = most_rows(labels)
@@ -83,10 +89,13 @@ def _make(
     if "smote" in kinds:
         seed = derive_seed(params.seed, "evaluate", "smote") % 2**31
         parts["smote"] = smote_rows(images, labels, seed)
+    if of_base is not None and OF_BASE in kinds:
+        parts[OF_BASE] = of_base.images, of_base.labels
     soft: Probabilities | None = None
     if any(kind in OF_POOL for kind in kinds):
         pool = read_samples(dataset, ("pool",)).images
-        limit = min(_MOST_POOL, _MOST_BYTES // images[0].nbytes)
+        info = read_info(dataset)
+        limit = most_beside(info.image_size_px, info.image_mode)
         if len(pool) > limit:
             random = numpy_generator(params.seed, "evaluate", "pool")
             pool = pool[np.sort(random.choice(len(pool), limit, replace=False))]

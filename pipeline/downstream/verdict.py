@@ -327,6 +327,7 @@ def describe_arm(arm: Arm) -> str:
         "pseudo_labels": "unlabelled images with a sure pseudo-label",
         "pseudo_labels_soft": "unlabelled images with the probabilities of an ensemble",
         "retrieval": "unlabelled images next to a labelled one",
+        "base_images": "the images that the base was trained on, with their labels",
     }
     parts = [f"real rows, {drawn}"]
     if arm.role == "synthetic_only":

@@ -14,11 +14,12 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from pipeline.data.images import ImageMode
+from pipeline.data.limits import most_beside
 from pipeline.errors import StageError
 from pipeline.folders import Manifest, made_from, read_manifest
 from pipeline.report.record import Record
 from pipeline.report.synthesis import Synthesis
-from pipeline.report.verdict import Control, Controls, most_pool_rows
+from pipeline.report.verdict import OF_BASE, Control, Controls
 from pipeline.report.verdict import Verdict as Verdict  # stages look for it here
 
 
@@ -44,6 +45,7 @@ class Pretraining(Record):
     images: int
     steps: int
     parameters: int
+    labelled_images: int
     heldout_loss: float | None
 
 
@@ -257,11 +259,17 @@ def base_caution(
         what = "images are" if pretraining.base == "pool" else "images and labels are"
         # The ids of the pool are not at hand: some of them may be the base's too.
         but = " (but for images that stand in the pool too)" if of_pool else ""
+        if verdict.arm(OF_BASE) is not None:
+            return (
+                f"{seen} {held_out} {pretraining.labelled_images:,} of its images are at hand with "
+                f"their labels, and the baseline {OF_BASE} trained on those of the classes that "
+                "both have: the gain is what the generator brings beyond them."
+            )
         return (
             f"{seen} {held_out} Its {what} knowledge that no baseline had{but}: the gain is what "
             "that knowledge brings through the generator, not what generating brings by itself."
         )
-    most = most_pool_rows(image_size_px, image_mode)
+    most = most_beside(image_size_px, image_mode)
     seen = f"The base learned from {base_images.beyond:,} unlabelled images"
     if not of_pool:
         seen += " that no baseline saw, so part of any gain"

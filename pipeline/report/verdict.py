@@ -7,20 +7,19 @@ with synthetic images, or any other arm, has more than the best baseline.
 from collections.abc import Sequence
 from typing import Literal
 
-from pipeline.data.images import CHANNELS, ImageMode
 from pipeline.report.record import Record
 
 Decision = Literal["use", "use_with_care", "do_not_use"]
 Role = Literal["baseline", "synthetic", "synthetic_only"]
 
-# Arms that learn from the pool, in words, and how much of it they look at. The report imports
-# nothing of pipeline.downstream; a test holds them equal to what is there.
+# Arms that learn from the pool, in words, and the one that learns from the base's own images. The
+# report imports nothing of pipeline.downstream; a test holds them equal to what is there.
 POOL_ARMS = {
     "pseudo_labels": "pseudo-labels",
     "pseudo_labels_soft": "soft pseudo-labels",
     "retrieval": "retrieval",
 }
-MOST_POOL_ROWS, MOST_POOL_BYTES = 100_000, 256 << 20
+OF_BASE = "base_images"
 
 
 class Spread(Record):
@@ -235,11 +234,6 @@ class Controls(Record):
     """controls.json."""
 
     rows: list[Control]
-
-
-def most_pool_rows(image_size_px: int, image_mode: ImageMode) -> int:
-    """Return how many images of the pool its arms look at, at most."""
-    return min(MOST_POOL_ROWS, MOST_POOL_BYTES // (image_size_px**2 * CHANNELS[image_mode]))
 
 
 def ordered_arms(verdict: Verdict) -> list[ArmResult]:

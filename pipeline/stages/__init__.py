@@ -36,7 +36,9 @@ STAGES: dict[StageName, StageSpec] = {
     "train": StageSpec(inputs=("prepare", "pretrain"), plots=("curve.csv", "checks.csv")),
     "synthesize": StageSpec(inputs=("prepare", "train"), metrics=("metrics.json",)),
     "evaluate": StageSpec(
-        inputs=("prepare", "synthesize"),
+        inputs=("prepare", "pretrain", "train", "synthesize"),
+        # The images of the base, and which of its classes is which of ours.
+        only={"pretrain": ("base_images/dataset.json",), "train": ("class_sources.json",)},
         metrics=("metrics.json",),
         plots=("arms.csv", "per_class.csv"),
     ),

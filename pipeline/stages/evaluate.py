@@ -5,8 +5,11 @@ search.csv (a row a setting that was tried), predictions.parquet (a row an arm, 
 the classifiers of the best arms of both sides in classifiers/.
 """
 
+import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,13 @@ import numpy as np
 from pipeline.data.store import (
     Samples,
     StoreInfo,
+    read_ids,
     read_info,
     read_samples,
     rows_digest,
     without_held_out_repeats,
 )
-from pipeline.downstream.arms import OF_POOL, plan_arms
+from pipeline.downstream.arms import OF_BASE, OF_POOL, plan_arms
 from pipeline.downstream.comparison import Comparison, HeldOut, compare
 from pipeline.downstream.fitting import classifier_steps
 from pipeline.downstream.pool_arms import make_rivals
@@ -72,7 +76,8 @@ def run(params: EvaluateParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
             different kinds, or a worker died.
     """
     dataset, accepted = inputs["prepare"] / "dataset", inputs["synthesize"] / "accepted"
-    verdict = evaluate(params, dataset, accepted, out, tracker)
+    base = base_images(inputs["pretrain"], inputs["train"], dataset)
+    verdict = evaluate(params, dataset, accepted, out, tracker, base)
     _tell(tracker, verdict)
     return EvaluateSummary(
         **{name: verdict[name] for name in EvaluateSummary.model_fields if name in verdict}
@@ -80,9 +85,22 @@ def run(params: EvaluateParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
 
 
 def evaluate(
-    params: EvaluateParams, dataset: Path, accepted: Path, out: Path, tracker: Tracker
+    params: EvaluateParams,
+    dataset: Path,
+    accepted: Path,
+    out: Path,
+    tracker: Tracker,
+    of_base: Samples | None = None,
 ) -> dict[str, Any]:
     """Compare the arms on two sample stores, write all files into `out`, return the verdict.
+
+    Args:
+        params: the stage's section.
+        dataset: sample store of the real rows.
+        accepted: sample store of the accepted synthetic rows.
+        out: folder to fill.
+        tracker: told what happens.
+        of_base: labelled rows that the generator's base was trained on, if they are at hand.
 
     Raises:
         InputError: see `run`.
@@ -100,8 +118,9 @@ def evaluate(
     require_every_class(test.labels, classes, "test")
     for name, part, context in (("train", train, "training"), ("test", test, "evaluation")):
         tracker.dataset(name, rows_digest(part), len(part), context)
-    if len(synthetic):
-        tracker.dataset("synthetic", rows_digest(synthetic), len(synthetic), "training")
+    for name, beside in (("synthetic", synthetic), (OF_BASE, of_base)):
+        if beside is not None and len(beside):
+            tracker.dataset(name, rows_digest(beside), len(beside), "training")
     counts = {
         name: np.bincount(part.labels, minlength=len(classes)).tolist()
         for name, part in (
@@ -118,10 +137,11 @@ def evaluate(
         for family in plan_arms(params.arms, params.mixed_shares, params.learning_rates)
         if (len(synthetic) or family.arm.role != "synthetic_only")
         and (len(pool) or family.arm.added not in OF_POOL)
+        and ((of_base is not None and len(of_base)) or family.arm.added != OF_BASE)
     ]
     runs = out / _RUNS
     wanted = [family.arm.added for family in families if family.arm.added]
-    rivals = make_rivals(params, dataset, accepted, wanted, out / _RIVALS, tracker)
+    rivals = make_rivals(params, dataset, accepted, wanted, out / _RIVALS, tracker, of_base)
     sources = Sources(dataset, accepted, runs, rivals)
     steps = classifier_steps(params.steps, len(train))
     parts = {"train": train, "validation": validation, "test": test, "synthetic": synthetic}
@@ -154,6 +174,45 @@ def evaluate(
     shutil.rmtree(runs, ignore_errors=True)
     (out / _RIVALS).unlink(missing_ok=True)
     return verdict
+
+
+def base_images(pretrain: Path, train: Path, dataset: Path) -> Samples | None:
+    """Return the labelled rows that the base was trained on, by our labels; None without any.
+
+    Rows of classes that we do not have are left out, and so are those of a class from which several
+    of ours start: which one they are is not known. So are all that stand in validation or test.
+
+    Args:
+        pretrain: folder of the stage.
+        train: folder of the stage.
+        dataset: sample store of the real rows.
+
+    Raises:
+        StageError: the folders do not fit together.
+    """
+    store = pretrain / "base_images"
+    rows = read_samples(store, ("train",))
+    if not len(rows):
+        return None
+    theirs, ours = read_info(store).classes, read_info(dataset).classes
+    path = train / "class_sources.json"
+    sources: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    if unknown := set(sources) - set(ours):
+        raise StageError(f"{path}: {sorted(unknown)[0]!r} is no class of {dataset}; train again")
+    once = {their for their, count in Counter(sources.values()).items() if count == 1}
+    ours_of = {
+        theirs.index(their): ours.index(our)
+        for our, their in sources.items()
+        if their in once and their in theirs
+    }
+    held_out = set(read_ids(dataset, ("validation", "test")))
+    kept = [
+        label in ours_of and identity not in held_out
+        for label, identity in zip(rows.labels.tolist(), rows.ids, strict=True)
+    ]
+    rows = rows.take(np.asarray(kept, dtype=bool))
+    labels = np.asarray([ours_of[label] for label in rows.labels.tolist()], dtype=np.int64)
+    return replace(rows, labels=labels) if len(rows) else None
 
 
 def check_separation(rows: Samples, synthetic: Samples) -> None:

@@ -1,8 +1,9 @@
 """Stage pretrain: the base that the class-conditional model is fine-tuned from, if any.
 
 Leaves `base/`, in one layout whatever it came from: a network trained here on unlabelled images, a
-diffusers folder or hub id, or an earlier run. It depends on the images of train and pool alone, not
-on their labels, so that new labels reuse a base, unless the recipe (`base: auto`) changes its mind.
+diffusers folder or hub id, or an earlier run; and `base_images/`, the labelled images of that run
+where they are at hand, for a baseline. It depends on the images of train and pool alone, not on
+their labels, so that new labels reuse a base, unless the recipe (`base: auto`) changes its mind.
 """
 
 import math
@@ -14,8 +15,9 @@ import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
-from pipeline.data.store import Samples, read_ids, read_info, read_samples
+from pipeline.data.store import Samples, StoreInfo, read_ids, read_info, read_samples
 from pipeline.device import pick_device, pick_precision
+from pipeline.diffusion.base_images import images_digest, write_base_images
 from pipeline.diffusion.base_sources import files_digest, import_folder, import_hub, import_run
 from pipeline.diffusion.bases import Base, pool_base, save_base
 from pipeline.diffusion.checkpoints import GeneratorSpec, drop_state
@@ -51,6 +53,7 @@ class PretrainSummary(Summary):
         images: images that it was trained on here; 0 where it was not.
         steps: optimiser steps made here.
         parameters: weights of its network.
+        labelled_images: images that it was trained on elsewhere and that are at hand with labels.
         heldout_loss: denoising loss of validation images; None where it was not trained here.
     """
 
@@ -60,17 +63,22 @@ class PretrainSummary(Summary):
     images: int
     steps: int
     parameters: int
+    labelled_images: int
     heldout_loss: float | None
 
 
 def base_files_digest(params: PretrainParams) -> str:
     """Return the digest of the files of a base that is imported, part of the stage's key."""
-    return files_digest(params.base, Path(params.path)) if params.base in ("folder", "run") else ""
+    if params.base not in ("folder", "run"):
+        return ""
+    path = Path(params.path)
+    digest = files_digest(params.base, path)
+    return f"{digest} {images_digest(path)}" if params.base == "run" else digest
 
 
 @stage("pretrain", PretrainSummary, extra_key=base_files_digest, together=True)
 def run(params: PretrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> PretrainSummary:
-    """Write `base/`, or nothing where no base is wanted.
+    """Write `base/`, unless no base is wanted, and `base_images/`, which may be empty.
 
     Raises:
         InputError: the base cannot be read, or there are too few unlabelled images; or the
@@ -78,7 +86,10 @@ def run(params: PretrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
         StageError: the pool holds test or validation images, or the loss is no longer finite.
     """
     base_kind = read_settings(inputs["prepare"]).base if params.base == "auto" else params.base
+    store = inputs["prepare"] / "dataset"
+    info = read_info(store)
     if base_kind == "none":
+        _write_images(params, None, info, out)
         return PretrainSummary(
             base="none",
             source=None,
@@ -86,10 +97,12 @@ def run(params: PretrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
             images=0,
             steps=0,
             parameters=0,
+            labelled_images=0,
             heldout_loss=None,
         )
     if base_kind == "pool":
-        return _pretrain(params, inputs["prepare"] / "dataset", out, tracker)
+        _write_images(params, None, info, out)
+        return _pretrain(params, store, out, tracker)
     if base_kind == "hub":
         base = import_hub(params.hub_id or "")
     elif base_kind == "folder":
@@ -98,7 +111,19 @@ def run(params: PretrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
         base = import_run(Path(params.path))
     tracker.note(f"pretrain: base {base.source} ({base_kind}), {_size(base) / 1e6:.2f} M weights")
     save_base(out / "base", base)
-    return _summary(base, images=0, steps=0, heldout_loss=None)
+    labelled = _write_images(params, base, info, out)
+    if labelled:
+        tracker.note(
+            f"pretrain: {labelled:,} labelled images of that run are at hand; the baseline "
+            "`base_images` trains on them"
+        )
+    return _summary(base, images=0, steps=0, labelled=labelled, heldout_loss=None)
+
+
+def _write_images(params: PretrainParams, base: Base | None, info: StoreInfo, out: Path) -> int:
+    path = Path(params.path) if base is not None and base.kind == "run" else None
+    side, mode = info.image_size_px, info.image_mode
+    return write_base_images(out / "base_images", base, path, side, mode, params.seed)
 
 
 def _pretrain(params: PretrainParams, store: Path, out: Path, tracker: Tracker) -> PretrainSummary:
@@ -168,7 +193,7 @@ def _pretrain(params: PretrainParams, store: Path, out: Path, tracker: Tracker) 
     shutil.rmtree(out / "base", ignore_errors=True)
     save_base(out / "base", base)
     loss = outcome.kept.heldout_loss
-    return _summary(base, len(pool), outcome.steps, loss if math.isfinite(loss) else None)
+    return _summary(base, len(pool), outcome.steps, 0, loss if math.isfinite(loss) else None)
 
 
 def auto_pool_steps(images: int) -> int:
@@ -199,7 +224,9 @@ def _size(base: Base) -> int:
     return sum(tensor.numel() for tensor in base.tensors.values())
 
 
-def _summary(base: Base, images: int, steps: int, heldout_loss: float | None) -> PretrainSummary:
+def _summary(
+    base: Base, images: int, steps: int, labelled: int, heldout_loss: float | None
+) -> PretrainSummary:
     return PretrainSummary(
         base=base.kind,
         source=base.source,
@@ -207,5 +234,6 @@ def _summary(base: Base, images: int, steps: int, heldout_loss: float | None) ->
         images=images,
         steps=steps,
         parameters=_size(base),
+        labelled_images=labelled,
         heldout_loss=heldout_loss,
     )

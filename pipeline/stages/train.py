@@ -40,7 +40,7 @@ from pipeline.diffusion.unet import build_unet
 from pipeline.errors import InputError, StageError
 from pipeline.features.classifier import embed
 from pipeline.features.judge import fit_judge
-from pipeline.folders import write_ids
+from pipeline.folders import write_ids, write_json
 from pipeline.hashing import digest_lines
 from pipeline.params import TrainParams
 from pipeline.stages.contract import Inputs, Summary, stage
@@ -221,6 +221,7 @@ def run(params: TrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> Tra
     if base is not None and base.training_ids is not None:
         # What the base has seen, this generator has: a later run that starts from it is told.
         write_ids(out / "base_ids.txt", base.training_ids)
+    write_json(out / "class_sources.json", dict(fit.classes_mapped) if fit else {})
     digest = save_generator(out / "generator", spec, network_out, weaker)
     student = make_student(
         params,

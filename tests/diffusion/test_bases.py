@@ -456,7 +456,7 @@ def test_links_out_of_the_folder_are_refused(folder, tmp_path, name):
 def test_an_unconditional_base_is_its_old_self_at_first(folder):
     model, fit = start(import_folder(folder), dropout=0.0)
     assert fit.reinitialised == (CLASS_ROWS,)
-    assert (fit.unused, fit.classes_mapped, fit.classes_new) == ((), (), ("cat", "dog"))
+    assert (fit.unused, fit.classes_mapped, fit.classes_new) == ((), {}, ("cat", "dog"))
     assert model.config.num_class_embeds == 3
     images, time = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)), 7
     with torch.no_grad():
@@ -518,7 +518,8 @@ def test_classes_of_a_run_are_found_by_name(run):
     assert torch.equal(rows[1], theirs[0])
     assert 0.6 < (rows[2] - theirs[2]).std() < 1.5
     assert torch.equal(rows[3], theirs[2])
-    assert (fit.classes_mapped, fit.classes_new) == (("cat", "hound"), ("owl",))
+    assert fit.classes_mapped == {"cat": "cat", "hound": "dog"}
+    assert fit.classes_new == ("owl",)
     assert fit.reinitialised == ()
     # A class that is gone, and one more that is new: the new one starts where it did.
     model, fit = start(base, ("owl", "cat", "ox"))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.downstream.arms import (
+    OF_BASE,
     OF_POOL,
     Arm,
     Draw,
@@ -79,10 +80,13 @@ def test_every_arm_is_searched_over_the_same_rates_and_then_its_own_knob() -> No
         assert len({found.key() for found in (*first, *second)}) == len({*first, *second})
 
 
-def test_arms_of_the_pool_may_train_as_each_other_baseline_does() -> None:
-    of_pool = [one for one in plan_arms(DEFAULT_ARMS, (0.5,), RATES) if one.arm.added in OF_POOL]
-    assert len(of_pool) == len(OF_POOL)
-    for one in of_pool:
+FOUND = (*OF_POOL, OF_BASE)  # real rows from elsewhere
+
+
+def test_arms_of_found_rows_may_train_as_each_other_baseline_does() -> None:
+    of_found = [one for one in plan_arms(DEFAULT_ARMS, (0.5,), RATES) if one.arm.added in FOUND]
+    assert len(of_found) == len(FOUND)
+    for one in of_found:
         best = replace(one.arm, learning_rate=RATES[1], share=0.25)
         tried = one.third_round(best)
         assert tried[0] == best
@@ -96,7 +100,7 @@ def test_arms_of_the_pool_may_train_as_each_other_baseline_does() -> None:
 
 def test_no_other_arm_and_no_way_that_no_baseline_goes() -> None:
     for one in plan_arms(DEFAULT_ARMS, (0.5,), RATES):
-        assert one.arm.added in OF_POOL or one.third_round(one.arm) == (one.arm,)
+        assert one.arm.added in FOUND or one.third_round(one.arm) == (one.arm,)
     lone = plan_arms(("real_augmented", "pseudo_labels"), (0.5,), RATES)[1]
     assert lone.third_round(lone.arm) == (lone.arm,)
     strong = plan_arms(("real_augmented_strong", "pseudo_labels"), (0.5,), RATES)[1]

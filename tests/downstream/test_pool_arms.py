@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.data import limits
 from pipeline.data.store import UNLABELLED, make_samples
 from pipeline.data.store_writer import write_store
 from pipeline.downstream import pool_arms
@@ -120,7 +121,7 @@ def test_without_rivals_no_row_has_probabilities(stores) -> None:
 def test_a_large_pool_is_thinned_by_rows_and_bytes(
     stores, tmp_path, monkeypatch, recording_tracker
 ):
-    monkeypatch.setattr(pool_arms, "_MOST_BYTES", 3 * SIDE * SIDE)
+    monkeypatch.setattr(limits, "MOST_BYTES", 3 * SIDE * SIDE)
     path = tmp_path / "rivals.npz"
     pool_arms.make_rivals(params(), *stores, ["pseudo_labels_soft"], path, recording_tracker)
     assert len(read_rivals(path).labels) == 3

@@ -23,10 +23,11 @@ _BASELINES = {
     "cutmix": ("balanced, patches of images exchanged", -1.9),
     "smote": ("balanced by new points between neighbours (SMOTE)", -1.3),
 }
-_OF_POOL = {
+_FOUND = {
     "pseudo_labels": ("sure unlabelled images added", -0.9),
     "pseudo_labels_soft": ("unlabelled images added with soft labels", -0.8),
     "retrieval": ("unlabelled images near a class added", -1.2),
+    "base_images": ("the images that the base was trained on added", -0.7),
 }
 _CORRUPTIONS = (
     ("gaussian_noise", 0.71, 0.03),
@@ -75,7 +76,7 @@ def fake_verdict(
         reasons: as the verdict gives them.
     """
     points, low, high = gain
-    known = {**_BASELINES, **_OF_POOL}
+    known = {**_BASELINES, **_FOUND}
     winner, base, seeds = f"mixed_{100 * share:g}", 0.871, looks[-1]
 
     def arm(name: str, role: str, description: str, change: float, part: float | None) -> dict:

@@ -5,7 +5,8 @@ import pytest
 from fake_stages import Fake, write_stages
 from report.fake_verdict import write_controls, write_findings
 
-from pipeline.downstream import arms, pool_arms
+from pipeline.data.limits import MOST_ROWS
+from pipeline.downstream import arms
 from pipeline.errors import StageError
 from pipeline.folders import Manifest, read_manifest, write_bytes
 from pipeline.report.findings import (
@@ -25,8 +26,7 @@ from pipeline.report.findings import (
     read_table,
 )
 from pipeline.report.verdict import (
-    MOST_POOL_BYTES,
-    MOST_POOL_ROWS,
+    OF_BASE,
     POOL_ARMS,
     Verdict,
     ordered_arms,
@@ -150,6 +150,7 @@ def caution(tmp_path: Path):
             images=images if here else 0,
             steps=0,
             parameters=1,
+            labelled_images=1300,
             heldout_loss=None,
         )
         base_images = None if beyond is None else BaseImages(images, beyond)
@@ -178,6 +179,14 @@ def test_a_base_from_elsewhere_is_knowledge_that_no_baseline_had(caution) -> Non
     assert caution("run", 0, ["real"]) == caution("none", None, ["real"]) == ""
 
 
+def test_a_base_whose_images_a_baseline_had(caution) -> None:
+    assert caution("run", 1400, ["real", "base_images"]) == (
+        f"The base learned from 1,400 images beyond the training images. {HELD_OUT} 1,300 of its "
+        "images are at hand with their labels, and the baseline base_images trained on those of "
+        "the classes that both have: the gain is what the generator brings beyond them."
+    )
+
+
 @pytest.mark.parametrize(
     ("baselines", "named"),
     [
@@ -202,7 +211,7 @@ def test_a_base_of_the_pool_without_arms_of_the_pool(caution) -> None:
 
 
 @pytest.mark.parametrize(
-    ("side_px", "mode", "most"), [(8, "L", MOST_POOL_ROWS), (128, "RGB", 5461), (128, "L", 16384)]
+    ("side_px", "mode", "most"), [(8, "L", MOST_ROWS), (128, "RGB", 5461), (128, "L", 16384)]
 )
 def test_a_pool_of_which_its_arms_see_a_part(caution, side_px, mode, most) -> None:
     told = caution("pool", most + 1, OF_POOL, True, side_px, mode)
@@ -215,10 +224,9 @@ def test_a_pool_of_which_its_arms_see_a_part(caution, side_px, mode, most) -> No
     assert "saw too" in caution("pool", most, OF_POOL, True, side_px, mode)
 
 
-def test_arms_and_limits_of_the_pool_are_those_of_the_comparison() -> None:
+def test_arms_of_the_pool_and_of_the_base_are_those_of_the_comparison() -> None:
     assert tuple(POOL_ARMS) == arms.OF_POOL
-    there = (pool_arms._MOST_POOL, pool_arms._MOST_BYTES)
-    assert there == (MOST_POOL_ROWS, MOST_POOL_BYTES)
+    assert OF_BASE == arms.OF_BASE
 
 
 @pytest.mark.parametrize("params", [{}, {"copy_limit": True}, {"copy_limit": 2}])

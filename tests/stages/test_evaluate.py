@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,9 @@ from pipeline.features.classifier import predict
 from pipeline.features.networks import load_network
 from pipeline.folders import WORK, read_manifest, write_manifest
 from pipeline.params import EvaluateParams, Execution
-from pipeline.stages.evaluate import check_separation, run
+from pipeline.stages.evaluate import base_images, check_separation, run
 
+NEEDED = ("prepare", "pretrain", "train", "synthesize")
 CLASSES = ("left", "middle", "right")
 SIDE = 8
 ARMS = ("real", "real_balanced", "real_augmented", "mixed", "pretrained", "synthetic_only")
@@ -75,9 +77,27 @@ def make_inputs(
         synthetic = rows_of("train", (0, 3, 6), 4, "synthetic")
     write_store(root / "prepare" / "dataset", real, CLASSES, SIDE, "L")
     write_store(root / "synthesize" / "accepted", synthetic, CLASSES, SIDE, "L")
-    for stage in ("prepare", "synthesize"):
+    write_base(root)
+    return finish_all(root)
+
+
+def write_base(
+    root: Path,
+    rows: Samples | None = None,
+    classes: tuple[str, ...] = (),
+    sources: dict[str, str] | None = None,
+) -> None:
+    """Write what the stages pretrain and train leave of a base's images; nothing by default."""
+    none = rows_of("train", (0,), 0) if rows is None else rows
+    write_store(root / "pretrain" / "base_images", none, classes, SIDE, "L")
+    (root / "train").mkdir(exist_ok=True)
+    (root / "train" / "class_sources.json").write_text(json.dumps(sources or {}))
+
+
+def finish_all(root: Path) -> dict[str, Path]:
+    for stage in NEEDED:
         finish(root / stage, stage)
-    return {stage: root / stage for stage in ("prepare", "synthesize")}
+    return {stage: root / stage for stage in NEEDED}
 
 
 def params(workers: int = 1, **changes) -> EvaluateParams:
@@ -204,6 +224,50 @@ def test_rivals_of_the_pool_take_part_where_there_is_one(tmp_path: Path, recordi
     run(settings, inputs, tmp_path / "with" / "evaluate", recording_tracker)
     verdict = json.loads((tmp_path / "with" / "evaluate" / "verdict.json").read_text())
     assert [arm["name"] for arm in verdict["arms"]] == list(names)
+
+
+def test_the_images_of_the_base_are_a_baseline_where_they_are_at_hand(
+    tmp_path: Path, recording_tracker
+) -> None:
+    names = ("real_augmented", "base_images", "mixed")
+    inputs = make_inputs(tmp_path)
+    run(params(arms=names), inputs, tmp_path / "evaluate", recording_tracker)
+    verdict = json.loads((tmp_path / "evaluate" / "verdict.json").read_text())
+    assert [arm["name"] for arm in verdict["arms"]] == ["real_augmented", "mixed"]
+
+    write_base(tmp_path, rows_of("train", (9, 9, 9), 8), CLASSES, {k: k for k in CLASSES})
+    finish_all(tmp_path)
+    run(params(arms=names), inputs, tmp_path / "evaluate", recording_tracker)
+    verdict = json.loads((tmp_path / "evaluate" / "verdict.json").read_text())
+    assert [arm["name"] for arm in verdict["arms"]] == list(names)
+    (arm,) = (one for one in verdict["arms"] if one["name"] == "base_images")
+    assert (arm["role"], arm["share"]) == ("baseline", 0.5)
+    assert "50 % of the draws the images that the base was trained on" in arm["description"]
+    told = [(name, rows, context) for name, _, rows, context in recording_tracker.datasets]
+    assert ("base_images", 27, "training") in told
+
+
+def test_images_of_the_base_have_our_labels_and_are_never_held_out(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path)
+    held_out = read_samples(inputs["prepare"] / "dataset", ("test", "validation")).take([0, 20])
+    theirs = rows_of("train", (2, 3, 4, 5), 8)
+    leaked = replace(held_out, splits=("train", "train"))
+    # Their first class is our third; ours of the first two both start from their second.
+    names = ("r", "bar", "none", "left")
+    sources = {"right": "r", "left": "bar", "middle": "bar"}
+    write_base(tmp_path, concatenate([theirs, leaked]), names, sources)
+    found = base_images(tmp_path / "pretrain", tmp_path / "train", inputs["prepare"] / "dataset")
+    assert found is not None
+    assert found.labels.tolist() == [2, 2]
+    assert np.array_equal(found.images, theirs.images[:2])
+    assert not set(found.ids) & set(held_out.ids)
+
+
+def test_class_sources_of_another_training_are_named(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path)
+    write_base(tmp_path, rows_of("train", (2,), 8), ("left",), {"top": "left"})
+    with pytest.raises(StageError, match=r"class_sources\.json: 'top' is no class of .*train again"):
+        base_images(tmp_path / "pretrain", tmp_path / "train", inputs["prepare"] / "dataset")
 
 
 def test_a_curve_says_what_the_images_are_worth(tmp_path: Path, recording_tracker) -> None:
@@ -360,8 +424,8 @@ def test_two_classes_are_enough(tmp_path: Path, recording_tracker) -> None:
     ):
         store = tmp_path / stage / ("dataset" if stage == "prepare" else "accepted")
         write_store(store, rows, CLASSES[:2], SIDE, "L")
-        finish(tmp_path / stage, stage)
-    inputs = {stage: tmp_path / stage for stage in ("prepare", "synthesize")}
+    write_base(tmp_path)
+    inputs = finish_all(tmp_path)
     run(params(arms=("real", "mixed")), inputs, tmp_path / "evaluate", recording_tracker)
     verdict = json.loads((tmp_path / "evaluate" / "verdict.json").read_text())
     assert verdict["tail_classes"] == ["middle"]
@@ -492,8 +556,8 @@ if __name__ == "__main__":
         base_channels=4, bootstrap_resamples=100, search_seeds=0, curve_fractions=(),
         arms=("real", "real_balanced", "real_augmented", "mixed", "pretrained", "synthetic_only"),
     )
-    inputs = {stage: root / stage for stage in ("prepare", "synthesize")}
-    run(params, inputs, root / "evaluate", Tell())
+    stages = ("prepare", "pretrain", "train", "synthesize")
+    run(params, {stage: root / stage for stage in stages}, root / "evaluate", Tell())
 """
 
 

@@ -21,7 +21,7 @@ from tiny_store import (
     write_run,
 )
 
-from pipeline.data.store import UNLABELLED, read_ids
+from pipeline.data.store import UNLABELLED, read_ids, read_info, read_samples
 from pipeline.diffusion.base_files import WEIGHTS
 from pipeline.diffusion.base_sources import import_folder
 from pipeline.diffusion.bases import read_base
@@ -83,9 +83,11 @@ def test_none_leaves_no_base_and_says_so(root):
         "images": 0,
         "steps": 0,
         "parameters": 0,
+        "labelled_images": 0,
         "heldout_loss": None,
     }
-    assert list(read_manifest(root / "pretrain").files) == ["summary.json"]
+    files = list(read_manifest(root / "pretrain").files)
+    assert files == ["base_images/dataset.json", "summary.json"]
     assert read_base(root / "pretrain" / "base") is None
 
 
@@ -225,6 +227,31 @@ def test_a_diffusers_folder_is_taken_over(root):
     expected = load_file(folder / WEIGHTS)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert read_base(root / "pretrain" / "base").training_ids is None
+
+
+def test_the_labelled_images_of_a_run_come_along(root, tmp_path_factory, recording_tracker):
+    folder = write_run(
+        tmp_path_factory.mktemp("runs") / "autumn", steps=1, checks=1, check_images=0
+    )
+    summary = run_pretrain(root, recording_tracker, base="run", path=str(folder))
+    assert summary.labelled_images == 15
+    assert any(
+        "15 labelled images of that run are at hand" in one for one in recording_tracker.notes
+    )
+    theirs, ours = (folder / "prepare" / "dataset", root / "pretrain" / "base_images")
+    assert read_info(ours).classes == ("rows", "columns")
+    found, expected = read_samples(ours), read_samples(theirs, ("train",))
+    assert dict(zip(found.ids, found.labels, strict=True)) == dict(
+        zip(expected.ids, expected.labels, strict=True)
+    )
+    # A run that is prepared anew has other images, and the stage is stale.
+    assert is_current(root, base="run", path=str(folder))
+    write_prepare(folder / "prepare", [stripes([3, 3], "train", 5)])
+    assert not is_current(root, base="run", path=str(folder))
+    # The weights alone say nothing.
+    shutil.rmtree(folder / "prepare")
+    assert run_pretrain(root, base="run", path=str(folder)).labelled_images == 0
+    assert len(read_samples(ours)) == 0
 
 
 def test_the_generator_of_a_run_is_taken_over(root, earlier, recording_tracker):

@@ -1,5 +1,6 @@
 """The stage train on a tiny store of two kinds of stripes, from nothing and from each base."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -311,6 +312,8 @@ def test_renamed_classes_are_mapped(root, spring, recording_tracker):
     assert "classes known to the base: lines, rows; new: dots" in notes
     base = read_base(root / "pretrain" / "base")
     assert base.classes == ("rows", "columns")
+    kept = json.loads((root / "train" / "class_sources.json").read_text())
+    assert kept == {"lines": "columns", "rows": "rows"}
 
 
 def test_classes_that_the_base_has_not_are_refused(root, spring, recording_tracker):
