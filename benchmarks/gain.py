@@ -9,9 +9,10 @@ it cost stands beside what it gained, and beside what more labels bring.
 docs/results.md where `--mnist DIR` is given, else the embedded digits.
 Without it 10 seeds on 3 splits of every regime whose files are at hand: `--fashion DIR` and
 `--mnist DIR` (IDX files), `--emoji DIR` (npm packages emoji-datasource-*). Where a generator starts
-from another set, that set's own images are compared too: they take the place of the generated
-ones. With `--work`, what is finished there is not done again. `--regimes FILE` puts what was found
-into the list that `recipe: auto` says its expectation from (pipeline/recipe/regimes.json).
+from another set, its weights alone are at hand; in regimes named `-images` that set's images are
+too, and a baseline sees them. With `--work`, what is finished there is not done again.
+`--regimes FILE` puts what was found into the list that `recipe: auto` says its expectation from
+(pipeline/recipe/regimes.json).
 
 The splits have numbers of their own, from 100 on: defaults were chosen while looking at the first
 ones. The regime that stands on top is the one that looks best here, so its interval is a little
@@ -20,6 +21,7 @@ too narrow; name it beforehand with `--only` to claim it.
 
 import json
 import os
+import shutil
 import tempfile
 import time
 from contextlib import ExitStack
@@ -28,7 +30,6 @@ from typing import Annotated, Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import numpy as np
 import typer
 from gain_results import SECONDS, add_regimes, result, summary
 from gain_sets import (
@@ -43,13 +44,9 @@ from gain_sets import (
     source_path,
 )
 
-from pipeline.data.store import Samples, make_samples, read_info, read_samples
-from pipeline.data.store_writer import write_store
 from pipeline.errors import StageError
 from pipeline.folders import read_manifest
-from pipeline.hashing import digest_json
-from pipeline.params import ArmName, Params, StageName
-from pipeline.stages.evaluate import evaluate
+from pipeline.params import Params, StageName
 from pipeline.stages.running import run_stage
 from pipeline.tracking.tracker import NullTracker
 
@@ -57,16 +54,6 @@ STAGES: tuple[StageName, ...] = ("prepare", "pretrain", "train", "synthesize", "
 SEEDS, SPLITS, FIRST_SPLIT = 10, 3, 100
 QUICK = ("digits-5-base", "digits")  # the first one whose files are at hand
 _NO_POOL = str(Path(os.devnull) / "none")
-_ROWS_ARMS: tuple[ArmName, ...] = (
-    "real_augmented",
-    "real_augmented_strong",
-    "mixup",
-    "cutmix",
-    "mixed",
-    "mixed_strong",
-    "mixed_mixup",
-    "mixed_cutmix",
-)
 
 
 def main(
@@ -130,7 +117,6 @@ def main(
                     settings or [],
                     base,
                     pool,
-                    control=not quick,
                 )
             )
             _write(json_file, found)
@@ -162,7 +148,6 @@ def run_regime(
     settings: list[str],
     base: Path | None = None,
     pool: Path | None = None,
-    control: bool = True,
 ) -> dict[str, Any]:
     """Run a regime on each split, and return what it gained and cost.
 
@@ -175,70 +160,29 @@ def run_regime(
         settings: SECTION.KEY=VALUE beside the defaults.
         base: run of the generator that its own starts from.
         pool: folder of unlabelled images from elsewhere.
-        control: compare the base's own images too?
     """
     if base is not None:
-        settings = ['pretrain.base="run"', f"pretrain.path={json.dumps(str(base))}", *settings]
+        start = base if regime.images else weights_alone(base)
+        settings = ['pretrain.base="run"', f"pretrain.path={json.dumps(str(start))}", *settings]
     if pool is not None:
         settings = [f"prepare.pool_path={json.dumps(str(pool))}", *settings]
-    runs, of_rows = [], []
+    runs = []
     for split in range(FIRST_SPLIT, FIRST_SPLIT + splits):
         folder = root / f"split-{split}"
         params = _params(regime, files, seeds, split, settings)
         for name in STAGES:
             seconds = _timed(name, params, folder)
             typer.echo(f"{regime.name} {split}: {name} {seconds:,.0f} s", err=True)
-        if base is not None and control:
-            of_rows.append(compare_rows(params, folder, base))
         runs.append(folder)
-    return result(regime.name, runs, base, of_rows)
+    return result(regime, runs, base)
 
 
-def compare_rows(params: Params, run: Path, base: Path) -> Path:
-    """Compare once more, with a base's own images in the place of those that were generated.
-
-    Who has a labelled set to train a base on has its images too: what they would bring by
-    themselves says whether a generator between them and the classifier is worth its while.
-
-    Returns:
-        A folder like the run's own, with the sample store and the verdict.
-    """
-    settings = params.evaluate.model_copy(update={"arms": _ROWS_ARMS, "curve_fractions": ()})
-    stages = (run / "prepare", run / "synthesize", base / "prepare")
-    key = digest_json([settings.identity(), [_digest(folder) for folder in stages]])
-    folder = run / f"rows-of-base-{key[:8]}"
-    dataset, accepted = folder / "prepare" / "dataset", folder / "accepted"
-    if (folder / "evaluate" / "verdict.json").exists():
-        return folder
-    info = read_info(run / "prepare" / "dataset")
-    theirs = read_info(base / "prepare" / "dataset").classes
-    synthetic = read_samples(run / "synthesize" / "accepted")
-    rows = read_samples(base / "prepare" / "dataset", ("train",))
-    planted = like(synthetic, rows, [theirs.index(name) for name in info.classes])
-    stored = ((dataset, read_samples(run / "prepare" / "dataset")), (accepted, planted))
-    for store, samples in stored:
-        write_store(store, samples, info.classes, info.image_size_px, info.image_mode)
-    evaluate(settings, dataset, accepted, folder / "evaluate", NullTracker())
+def weights_alone(base: Path) -> Path:
+    """Return a copy of a run's generator, and of what it has seen, without the run's images."""
+    folder = base.with_name(f"{base.name}-weights")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(base / "train", folder)
     return folder
-
-
-def like(synthetic: Samples, rows: Samples, of_class: list[int]) -> Samples:
-    """Return rows to take the place of synthetic ones: of each class as many, where there are.
-
-    Args:
-        synthetic: the rows whose place is taken.
-        rows: to choose from.
-        of_class: label of `synthetic` -> that of `rows`.
-    """
-    random = np.random.default_rng(0)
-    chosen, labels = [], []
-    for label, theirs in enumerate(of_class):
-        members = np.flatnonzero(rows.labels == theirs)
-        wanted = min(int((synthetic.labels == label).sum()), len(members))
-        chosen.append(random.choice(members, wanted, replace=False))
-        labels.append(np.full(wanted, label, dtype=np.int64))
-    images = rows.images[np.concatenate(chosen)]
-    return make_samples(images, np.concatenate(labels), "train", "synthetic")
 
 
 class _Telling(NullTracker):

@@ -4,37 +4,32 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gain_sets import Regime
+
 from pipeline.downstream.pooled import pooled_verdict, read_run
-from pipeline.recipe.measured import Regime, read_regimes
+from pipeline.recipe.measured import Regime as Measured
+from pipeline.recipe.measured import read_regimes
 
 SECONDS = "seconds.json"  # of each stage, in a run's folder
 _RESAMPLES, _CONFIDENCE = 2000, 0.95
 
 
-def result(
-    name: str, runs: list[Path], base: Path | None = None, of_rows: list[Path] | None = None
-) -> dict[str, Any]:
+def result(regime: Regime, runs: list[Path], base: Path | None = None) -> dict[str, Any]:
     """Return what the finished runs of a regime gained, in points, and what they cost.
 
     Args:
-        name: of the regime.
+        regime: which.
         runs: artifacts folders, one a split.
         base: that of the generator that they start from, whose time counts apart.
-        of_rows: what `compare_rows` returned for each split.
     """
     one, pooled = _pooled(runs)
-    rows = None
-    if of_rows:
-        keys = ("best_synthetic", "best_baseline", "gain_points", "interval_points")
-        together = _pooled(of_rows)[1]
-        rows = {key: together[key] for key in keys}
     minutes = sum(seconds_of(run) for run in runs) / 60 / len(runs)
     base_minutes = None if base is None else seconds_of(base) / 60
     gain = pooled["gain_points"]
     recipe = json.loads((runs[0] / "prepare" / "recipe.json").read_text())
     own = recipe.get("settings", {}).get("base", "none")
     return {
-        "name": name,
+        "name": regime.name,
         "facts": recipe["facts"],
         "base": own if base is None else "elsewhere",
         "decision": pooled["decision"],
@@ -56,7 +51,7 @@ def result(
         "minutes": minutes,
         "base_minutes": base_minutes,
         "minutes_per_point": (minutes + (base_minutes or 0.0)) / gain if gain > 0 else None,
-        "images_of_base": rows,
+        "images_of_base": regime.images,
         "labels": _labels(one),
         "seeds": one["n"]["seeds"],
         "splits": len(runs),
@@ -87,16 +82,20 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
 def add_regimes(path: Path, found: list[dict[str, Any]]) -> None:
     """Put what was found into the recipe's list, in the place of what has the same name.
 
+    Where a baseline saw the base's images it is another comparison than the list's, and stays out.
+
     Raises:
         InputError: the file is no such list.
     """
     known = {one.name: one for one in (read_regimes(path) if path.exists() else ())}
     for one in found:
-        facts = {key: value for key, value in one["facts"].items() if key in Regime.model_fields}
-        plain = {key: value for key, value in one.items() if key in Regime.model_fields}
+        if one["images_of_base"]:
+            continue
+        facts = {key: value for key, value in one["facts"].items() if key in Measured.model_fields}
+        plain = {key: value for key, value in one.items() if key in Measured.model_fields}
         plain |= facts | {"pool": facts["pool"] if one["base"] == "pool" else 0}
         rounded = {k: round(v, 2) if isinstance(v, float) else v for k, v in plain.items()}
-        known[one["name"]] = Regime.model_validate(rounded)
+        known[one["name"]] = Measured.model_validate(rounded)
     lines = ",\n".join(f"  {one.model_dump_json()}" for one in known.values())
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ class Regime:
         name: in the results.
         files: which folder it needs: fashion, mnist, emoji, or none.
         prepare: params of the stage beside the defaults.
-        base: set of the generator that this one starts from, of `BASES`; no baseline sees it.
+        base: set of the generator that this one starts from, of `BASES`.
+        images: are that set's images at hand for a baseline, or the generator's weights alone?
         pool: is that set's place taken by its images, unlabelled, for generator and baselines?
     """
 
@@ -40,6 +41,7 @@ class Regime:
     files: str | None = None
     prepare: dict[str, Any] = field(default_factory=dict)
     base: str | None = None
+    images: bool = False
     pool: bool = False
 
 
@@ -105,6 +107,10 @@ def _elsewhere_pool(each: int) -> Regime:
     )
 
 
+def _with_images(regime: Regime) -> Regime:
+    return replace(regime, name=f"{regime.name}-images", images=True)
+
+
 REGIMES = (
     Regime("digits"),
     Regime("digits-no-pool", None, {"keep_pool": False}),
@@ -115,6 +121,8 @@ REGIMES = (
     ),
     *(_elsewhere_pool(each) for each in (5, 10)),
     *(_mnist_on_digits(each) for each in (5, 10, 25)),
+    _with_images(_digits(5, 5, "mnist")),
+    _with_images(_mnist_on_digits(5)),
     *(
         _of(files, most, least, pool)
         for files in ("fashion", "mnist")

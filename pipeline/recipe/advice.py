@@ -51,8 +51,8 @@ def _hint(elsewhere: Expectation | None) -> str:
     if elsewhere is None or not _is_promising(elsewhere):
         return ""
     return (
-        ". From a base that knows such images already (pretrain.base = run, folder or hub), "
-        f"{_in_words(elsewhere)}"
+        ". From a base that knows such images already (pretrain.base = run, folder or hub) and "
+        f"whose own images are not at hand, {_in_words(elsewhere)}"
     )
 
 

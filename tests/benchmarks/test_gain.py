@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 import typer
 from PIL import Image
 
-from pipeline.data.store import make_samples
 from pipeline.errors import StageError
 from pipeline.recipe.measured import read_regimes
 
@@ -33,7 +33,7 @@ def sets() -> Any:
 
 
 @pytest.fixture(scope="module")
-def results() -> Any:
+def results(sets: Any) -> Any:
     return load("gain_results")
 
 
@@ -89,14 +89,14 @@ def run_folder(root: Path, seconds: float) -> Path:
 
 
 def test_a_regime_of_one_split_is_its_verdict(gain, tmp_path):
-    found = gain.result("digits", [run_folder(tmp_path / "run", 600.0)])
+    found = gain.result(gain.REGIMES[0], [run_folder(tmp_path / "run", 600.0)])
     assert (found["gain_points"], found["gain_low"], found["gain_high"]) == (2.0, 0.5, 3.5)
     assert (found["way"], found["best_baseline"]) == ("mixed_strong", "cutmix")
     assert found["minutes"] == pytest.approx(10)
     assert found["minutes_per_point"] == pytest.approx(5)
     assert found["labels"] == {"images": 25.0, "points": pytest.approx(3.0)}
     assert found["facts"] == FACTS
-    assert found["images_of_base"] is None
+    assert found["images_of_base"] is False
 
 
 def test_the_claim_is_that_of_the_regime_whose_gain_is_surest(gain):
@@ -146,26 +146,14 @@ def test_a_digest_is_that_of_a_finished_stage(gain, tmp_path):
         gain._digest(tmp_path)
 
 
-def test_rows_of_the_base_take_the_place_of_as_many_synthetic_ones(gain):
-    images = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1).repeat(8, 1).repeat(8, 2)
-    rows = make_samples(images, np.repeat([0, 1, 2], 4), "train", "real")
-    synthetic = make_samples(images[:7], np.array([0, 0, 0, 1, 1, 1, 1]), "train", "synthetic")
-    found = gain.like(synthetic, rows, [2, 0])  # their class 2 is our 0, their 0 our 1
-    assert found.labels.tolist() == [0] * 3 + [1] * 4
-    assert set(found.images[:3, 0, 0, 0]) < {8, 9, 10, 11}
-    assert set(found.images[3:, 0, 0, 0]) == {0, 1, 2, 3}
-    assert set(found.origins) == {"synthetic"}
-    # A class of which the base has fewer has those.
-    few = gain.like(synthetic, rows.take(np.array([0, 8, 9])), [2, 0])
-    assert few.labels.tolist() == [0, 0, 1]
-
-
 def test_what_was_found_becomes_a_regime_of_the_recipe(gain, tmp_path):
     path = tmp_path / "regimes.json"
-    first = gain.result("pool-of-its-own", [run_folder(tmp_path / "run", 600.0)])
+    regime = replace(gain.REGIMES[0], name="pool-of-its-own")
+    first = gain.result(regime, [run_folder(tmp_path / "run", 600.0)])
     gain.add_regimes(path, [first])
     gain.add_regimes(path, [{**first, "name": "elsewhere", "base": "elsewhere"}])
     gain.add_regimes(path, [{**first, "gain_points": 3.0}])
+    gain.add_regimes(path, [{**first, "name": "seen-by-a-baseline", "images_of_base": True}])
     pool, elsewhere = read_regimes(path)
     assert (pool.name, pool.base, pool.pool, pool.gain_points) == (
         "pool-of-its-own",
@@ -238,15 +226,21 @@ def test_a_base_is_given_to_every_split_and_its_time_told(gain, results, tmp_pat
 
     monkeypatch.setattr(gain, "run_stage", run_stage)
     monkeypatch.setattr(gain, "_digest", lambda folder: folder.name)
-    monkeypatch.setattr(gain, "compare_rows", lambda _, run, __: run)
     monkeypatch.setattr(results, "pooled_verdict", lambda runs, *_: runs[0])
     monkeypatch.setattr(results, "read_run", lambda run, verdict: verdict)
+    (base / "train").mkdir()
+    (base / "train" / "generator.txt").touch()
     regime = next(one for one in gain.REGIMES if one.base and not one.pool)
     found = gain.run_regime(regime, None, tmp_path / "runs", 4, 2, [], base)
-    assert given == [(split, "run", str(base)) for split in (100, 101)]
+    weights = tmp_path / "base-weights"
+    assert given == [(split, "run", str(weights)) for split in (100, 101)]
+    assert [one.name for one in weights.iterdir()] == ["generator.txt"]
     assert (found["base"], found["base_minutes"]) == ("elsewhere", pytest.approx(2))
     assert found["splits"] == 2
-    assert found["images_of_base"]["gain_points"] == 2.0
+    given.clear()
+    regime = next(one for one in gain.REGIMES if one.images)
+    gain.run_regime(regime, None, tmp_path / "more", 4, 1, [], base)
+    assert given == [(100, "run", str(base))]
 
 
 @pytest.mark.parametrize(("given", "name"), [(True, "digits-5-base"), (False, "digits")])
@@ -257,11 +251,11 @@ def test_quick_does_the_claim_where_its_files_are_given(gain, tmp_path, monkeypa
     monkeypatch.setattr(
         gain,
         "run_regime",
-        lambda regime, *rest, control: ran.append((regime.name, rest[2:4], control)),
+        lambda regime, *rest: ran.append((regime.name, rest[2:4])),
     )
     monkeypatch.setattr(gain, "summary", lambda found: {"regimes": len(found)})
     gain.main(quick=True, mnist=tmp_path if given else None, settings=None)
-    assert ran == [(name, (4, 1), False)]
+    assert ran == [(name, (4, 1))]
 
 
 def test_an_unknown_regime_is_named(gain):

@@ -121,7 +121,8 @@ def test_a_base_from_elsewhere_is_hinted_at_where_it_gained(
     assert said is not None
     assert said.endswith(
         ": expect nothing; the comparison will say. "
-        "From a base that knows such images already (pretrain.base = run, folder or hub), sets "
+        "From a base that knows such images already (pretrain.base = run, folder or hub) and whose "
+        "own images are not at hand, sets "
         "like it gained +5.0 points (+2.1 to +7.9), in the thinnest classes +4.0 (+0.6 to +7.4), "
         "over the best baseline (known)"
     )

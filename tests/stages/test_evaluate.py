@@ -266,7 +266,7 @@ def test_images_of_the_base_have_our_labels_and_are_never_held_out(tmp_path: Pat
 def test_class_sources_of_another_training_are_named(tmp_path: Path) -> None:
     inputs = make_inputs(tmp_path)
     write_base(tmp_path, rows_of("train", (2,), 8), ("left",), {"top": "left"})
-    with pytest.raises(StageError, match=r"class_sources\.json: 'top' is no class of .*train again"):
+    with pytest.raises(StageError, match=r"class_sources\.json: 'top' is no class .*train again"):
         base_images(tmp_path / "pretrain", tmp_path / "train", inputs["prepare"] / "dataset")
 
 
