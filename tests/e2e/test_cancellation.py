@@ -24,7 +24,9 @@ from pipeline.params import SECTIONS
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 T = TypeVar("T")
-GRACE_SECONDS = 30.0
+# Prefect's worker kills what has not ended 30 s after it was told to. How soon a run does end is for
+# the machine to say; that it ended by itself is in what it wrote last. See `assert_stopped`.
+PATIENCE_SECONDS = 180.0
 # Long enough to be caught at it, on a machine that is not busy too.
 LONGER: dict[str, dict[str, Any]] = {
     "pretrain": {"base": "none"},
@@ -115,13 +117,11 @@ def end(server: PrefectServer, run: str, seconds: float) -> str:
     return patiently(lambda: server.state_of(run))
 
 
-def cancel(server: PrefectServer, run: str) -> float:
-    """Cancel a run as the page does, and return how long it took to end."""
-    began = time.monotonic()
+def cancel(server: PrefectServer, run: str) -> None:
+    """Cancel a run as the page does, and wait until it has ended."""
     order = {"state": {"type": "CANCELLING"}}
     patiently(lambda: server.post(f"/flow_runs/{run}/set_state", order))
-    end(server, run, 2 * GRACE_SECONDS)
-    return time.monotonic() - began
+    end(server, run, PATIENCE_SECONDS)
 
 
 def assert_stopped(
@@ -132,7 +132,7 @@ def assert_stopped(
     # Whoever was killed after the grace could not have written that.
     assert live(artifacts, stage)["error"] == "TerminationSignal"
     assert mlflow_statuses(server) == ["KILLED"]
-    wait_until(lambda: not alive(before), GRACE_SECONDS)
+    wait_until(lambda: not alive(before), PATIENCE_SECONDS)
     for name in (stage, "flow"):
         with FileLock(artifacts / ".work" / f"{name}.lock").acquire(timeout=0):
             pass
@@ -149,26 +149,26 @@ def test_cancelled_in_each_stage_it_stops_soon_and_goes_on(
     run = start(server, "cancelled", **prefect)
     wait_until(lambda: list(work.glob("train/*/state.safetensors")), 400)
     before = descendants(worker)
-    assert cancel(server, run) < GRACE_SECONDS
+    cancel(server, run)
     assert_stopped(server, run, artifacts, "train", before)
 
     run = start(server, "cancelled", **prefect)
     wait_until(lambda: list(work.glob("synthesize/*/shards/**/*.sha256")), 400)
     before = descendants(worker) + descendants(gpu)
-    assert cancel(server, run) < GRACE_SECONDS
+    cancel(server, run)
     assert_stopped(server, run, artifacts, "synthesize", before)
     went_on = re.search(r"train: goes on from step (\d+)", server.logs_of(run))
     assert went_on is not None
     assert int(went_on[1]) >= 25
     # The leases that were out are cancelled, too, and none of them waits for a worker.
     wait_until(
-        lambda: set(server.states("generate-shard")) <= {"COMPLETED", "CANCELLED"}, GRACE_SECONDS
+        lambda: set(server.states("generate-shard")) <= {"COMPLETED", "CANCELLED"}, PATIENCE_SECONDS
     )
 
     run = start(server, "cancelled")
     wait_until(lambda: list(work.glob("evaluate/*/runs/*.npz")), 400)
     before = descendants(worker)
-    assert cancel(server, run) < GRACE_SECONDS
+    cancel(server, run)
     assert_stopped(server, run, artifacts, "evaluate", before)
 
     run = start(server, "cancelled")
