@@ -1,20 +1,25 @@
-"""Which workers a flow lends to the stages it runs, by `execution.backend`."""
+"""Which workers a flow lends to the stages it runs, by `execution.backend`.
+
+What draws images is imported by those who send shards alone: after each cancellation Prefect loads
+the flow once more, to look for hooks, and diffusers would double the time that takes.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from pipeline.params import Execution
-from pipeline.synthesis.remote import lend_executor
 
 
 def lent_workers(execution: Execution) -> AbstractContextManager[None]:
     """Return a context in which stages send their shards where the params say."""
     if execution.backend == "prefect":
         from flows.prefect_carrier import prefect_executor
+        from pipeline.synthesis.remote import lend_executor
 
         return lend_executor(prefect_executor)
     if execution.backend == "ray":
         from flows.ray_carrier import ray_executor  # Ray is an extra, and large
+        from pipeline.synthesis.remote import lend_executor
 
         return lend_executor(ray_executor)
     return nullcontext()

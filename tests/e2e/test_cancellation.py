@@ -6,7 +6,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,8 +23,8 @@ from pipeline.params import SECTIONS
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 T = TypeVar("T")
-# Prefect's worker kills what has not ended 30 s after it was told to. How soon a run does end is for
-# the machine to say; that it ended by itself is in what it wrote last. See `assert_stopped`.
+# Prefect's worker kills what has not ended 30 s after it was told to. How soon a run does end is
+# for the machine to say; that it ended by itself is in what it wrote last: see `assert_stopped`.
 PATIENCE_SECONDS = 180.0
 # Long enough to be caught at it, on a machine that is not busy too.
 LONGER: dict[str, dict[str, Any]] = {

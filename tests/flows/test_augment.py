@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -11,6 +14,8 @@ from flows.form import Changes, Synthesis
 from pipeline.errors import InputError, StageError
 from pipeline.folders import write_json
 from pipeline.params import SECTIONS
+
+ROOT = Path(__file__).parents[2]
 
 
 def latest_run():
@@ -159,3 +164,12 @@ def test_a_server_that_does_not_answer_is_named(project, capsys):
     assert ended.value.code == 2
     assert f"error: PREFECT_API_URL = {url}: no answer (" in capsys.readouterr().err
     assert project.ran == []
+
+
+def test_the_flow_is_loaded_without_what_draws_images() -> None:
+    # Prefect loads it anew after each cancellation, before the page says Cancelled.
+    code = "import sys, flows.augment; print('diffusers' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert found.stdout.strip() == "False"
