@@ -31,7 +31,7 @@ LONGER: dict[str, dict[str, Any]] = {
     "pretrain": {"base": "none"},
     "train": {"steps": 400, "checkpoint_every_steps": 25, "checks": 2},
     "synthesize": {"images_per_class": 24, "sampler_steps": 40, "adapt_below": 0.0},
-    "evaluate": {"steps": 400, "seeds": 4},
+    "evaluate": {"steps": 400, "seeds": 4, "curve_fractions": []},
 }
 
 
