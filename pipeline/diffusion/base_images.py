@@ -5,9 +5,11 @@ classifier without a generator between. The comparison has an arm for that, `bas
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from pipeline.data.images import CHANNELS, ImageMode, Images, decode_png
 from pipeline.data.limits import most_beside
@@ -16,7 +18,9 @@ from pipeline.data.store import INFO, Samples, iterate_tables, make_samples, rea
 from pipeline.data.store_writer import write_store
 from pipeline.diffusion.base_sources import find_generator
 from pipeline.diffusion.bases import Base
-from pipeline.hashing import digest_file
+from pipeline.errors import InputError
+from pipeline.folders import safe_join
+from pipeline.hashing import digest_file, digest_pixels
 from pipeline.seeds import numpy_generator
 
 _COLUMNS = ("id", "label", "image")
@@ -74,11 +78,15 @@ def write_base_images(
 
 
 def _store_of(path: Path) -> Path | None:
-    """Return the sample store that a run's generator learned from, where it stands beside it."""
+    """Return the sample store that a run's generator learned from, where it stands beside it.
+
+    Raises:
+        InputError: a link leads out of the run's folder.
+    """
     generator = find_generator(path)
     if (generator.parent.name, generator.name) != ("train", "generator"):
         return None
-    store = generator.parents[1] / "prepare" / "dataset"
+    store = safe_join(generator.parents[1], "prepare/dataset")
     return store if (store / INFO).is_file() else None
 
 
@@ -99,17 +107,35 @@ def _choose(store: Path, seen: set[str], most: int, seed: int) -> set[str]:
 def _read(
     store: Path, chosen: set[str], image_size_px: int, image_mode: ImageMode
 ) -> tuple[Images, npt.NDArray[np.int64]]:
-    theirs = read_info(store).image_mode
+    info = read_info(store)
     images, labels = [_none(image_size_px, image_mode)], []
     for table in iterate_tables(store, ("train",), columns=_COLUMNS):
-        data = table.to_pydict()
-        for identity, label, image in zip(*(data[name] for name in _COLUMNS), strict=True):
+        rows = (table.column(name).to_pylist() for name in _COLUMNS)
+        for identity, label, image in zip(*rows, strict=True):
             if identity not in chosen:
                 continue
-            pixels = _in_mode(decode_png(image["bytes"], theirs), image_mode)
+            pixels = _decoded(image, info.image_mode)
+            # Ids are how a test image among them is found.
+            if (
+                pixels is None
+                or digest_pixels(pixels) != identity
+                or label not in range(len(info.classes))
+            ):
+                raise InputError(
+                    f"{store}: damaged: the image {identity[:12]} is not what it should be; "
+                    "prepare that run again, or give pretrain.path a copy of its `train` alone"
+                )
+            pixels = _in_mode(pixels, image_mode)
             images.append(to_square(pixels, image_size_px, "pad")[0][None])
             labels.append(label)
     return np.concatenate(images), np.asarray(labels, dtype=np.int64)
+
+
+def _decoded(image: Any, mode: ImageMode) -> Images | None:
+    try:
+        return decode_png(image["bytes"], mode)
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, Image.DecompressionBombError):
+        return None
 
 
 def _in_mode(pixels: Images, mode: ImageMode) -> Images:

@@ -4,10 +4,12 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tiny_store import parts, stripes, write_prepare, write_run
 
-from pipeline.data.store import INFO, concatenate, read_info, read_samples
+from pipeline.data.store import INFO, concatenate, make_samples, read_info, read_samples
 from pipeline.data.store_writer import write_store
 from pipeline.diffusion import base_images
 from pipeline.diffusion.base_images import images_digest, write_base_images
@@ -55,10 +57,13 @@ def test_they_take_our_size_and_mode(spring, tmp_path):
     assert (rows.images[..., 0] == rows.images[..., 2]).all()
     assert read_info(tmp_path / "out").image_size_px == 12
     # Colour becomes grey.
-    grey = read_samples(spring / "prepare" / "dataset")
-    colour = replace(grey, images=np.repeat(grey.images, 3, axis=-1))
-    write_store(spring / "prepare" / "dataset", colour, ("rows", "columns"), 8, "RGB")
-    assert written(tmp_path / "grey", spring).images.shape == (15, 8, 8, 1)
+    grey = parts()[0]
+    colour = make_samples(np.repeat(grey.images, 3, axis=-1), grey.labels, "train", "real")
+    store = spring / "prepare" / "dataset"
+    write_store(store, colour, ("rows", "columns"), 8, "RGB")
+    base = replace(import_run(spring), training_ids=colour.ids)
+    assert write_base_images(tmp_path / "grey", base, spring, 8, "L", 0) == 15
+    assert set(read_samples(tmp_path / "grey").ids) == set(grey.ids)
 
 
 def test_images_that_have_become_one_count_once(spring, tmp_path):
@@ -99,8 +104,31 @@ def test_the_digest_is_that_of_the_rows(spring):
     assert images_digest(spring) == ""
 
 
+def test_a_link_out_of_the_run_is_refused(spring, tmp_path):
+    (spring / "prepare").rename(tmp_path / "elsewhere")
+    (spring / "prepare").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="a link leads out of"):
+        images_digest(spring)
+
+
 def test_damaged_images_are_named(spring, tmp_path):
     (path,) = (spring / "prepare" / "dataset" / "data").glob("train-*.parquet")
     path.write_bytes(b"PAR1 no more")
     with pytest.raises(InputError, match=r"train-00000-of-00001\.parquet: not readable"):
+        written(tmp_path / "out", spring)
+
+
+@pytest.mark.parametrize("what", ["pixels", "no image", "label"])
+def test_rows_that_are_not_what_they_say_are_refused(spring, tmp_path, what):
+    (path,) = (spring / "prepare" / "dataset" / "data").glob("train-*.parquet")
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    if what == "pixels":  # another image under this one's id
+        rows[0]["image"] = rows[1]["image"]
+    elif what == "no image":
+        rows[0]["image"] = {"bytes": b"GIF89a", "path": None}
+    else:
+        rows[0]["label"] = 7
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    with pytest.raises(InputError, match=r"the image .* is not what it should be; prepare that"):
         written(tmp_path / "out", spring)
