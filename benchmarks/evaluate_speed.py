@@ -28,7 +28,7 @@ from pipeline.data.images import to_model
 from pipeline.data.store import make_samples, read_samples
 from pipeline.data.store_writer import write_store
 from pipeline.device import usable_cores
-from pipeline.downstream.arms import OF_POOL, draw_rows, plan_arms
+from pipeline.downstream.arms import OF_BASE, OF_POOL, draw_rows, plan_arms
 from pipeline.downstream.bench import Bench
 from pipeline.downstream.fitting import Pair, classifier_steps, loss_of
 from pipeline.downstream.mixing import mix_rows
@@ -47,7 +47,7 @@ from pipeline.stages.prepare import run as prepare
 from pipeline.tracking.tracker import NullTracker
 
 # The default arms, but for those that add other rows than synthetic ones.
-ARMS = tuple(name for name in DEFAULT_ARMS if name not in ("smote", *OF_POOL))
+ARMS = tuple(name for name in DEFAULT_ARMS if name not in ("smote", OF_BASE, *OF_POOL))
 
 
 def main(

@@ -21,7 +21,6 @@ too narrow; name it beforehand with `--only` to claim it.
 
 import json
 import os
-import shutil
 import tempfile
 import time
 from contextlib import ExitStack
@@ -162,7 +161,7 @@ def run_regime(
         pool: folder of unlabelled images from elsewhere.
     """
     if base is not None:
-        start = base if regime.images else weights_alone(base)
+        start = base if regime.images else base / "train"
         settings = ['pretrain.base="run"', f"pretrain.path={json.dumps(str(start))}", *settings]
     if pool is not None:
         settings = [f"prepare.pool_path={json.dumps(str(pool))}", *settings]
@@ -175,14 +174,6 @@ def run_regime(
             typer.echo(f"{regime.name} {split}: {name} {seconds:,.0f} s", err=True)
         runs.append(folder)
     return result(regime, runs, base)
-
-
-def weights_alone(base: Path) -> Path:
-    """Return a copy of a run's generator, and of what it has seen, without the run's images."""
-    folder = base.with_name(f"{base.name}-weights")
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(base / "train", folder)
-    return folder
 
 
 class _Telling(NullTracker):

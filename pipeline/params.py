@@ -671,7 +671,7 @@ class EvaluateParams(Section):
         min_length=1,
         strict=False,  # a list of YAML is taken for the tuple; its items are still checked
         description="what is compared; pseudo_labels, pseudo_labels_soft and retrieval need "
-        "unlabelled images, base_images a base that was trained on labelled ones; they are left "
+        "unlabelled images, base_images the run that the base is from; they are left "
         "out where there are none",
     )
     mixed_shares: tuple[Fraction, ...] = Field(

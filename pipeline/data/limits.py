@@ -7,7 +7,7 @@ MOST_BYTES = 256 << 20  # of their pixels
 
 
 def most_beside(image_size_px: int, image_mode: ImageMode) -> int:
-    """Return how many images of a pool, or of a base, the baselines look at.
+    """Return how many images of a pool, or of a base, the baselines look at, at most.
 
     Args:
         image_size_px: side of the square images.

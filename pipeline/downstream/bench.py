@@ -74,7 +74,7 @@ class Rivals:
     Attributes:
         images: (N, H, W, C) uint8.
         labels: (N,) int64 class that each is taken for.
-        kinds: (N,) index into the kinds of `Added` but the first.
+        kinds: (N,) index into `_KINDS`.
         probabilities: (M, K) of the classes, of the last M rows; for the others, a label is all
             that is known.
     """

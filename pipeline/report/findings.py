@@ -45,7 +45,6 @@ class Pretraining(Record):
     images: int
     steps: int
     parameters: int
-    labelled_images: int
     heldout_loss: float | None
 
 
@@ -259,12 +258,14 @@ def base_caution(
         what = "images are" if pretraining.base == "pool" else "images and labels are"
         # The ids of the pool are not at hand: some of them may be the base's too.
         but = " (but for images that stand in the pool too)" if of_pool else ""
-        if verdict.arm(OF_BASE) is not None:
-            return (
-                f"{seen} {held_out} {pretraining.labelled_images:,} of its images are at hand with "
-                f"their labels, and the baseline {OF_BASE} trained on those of the classes that "
-                "both have: the gain is what the generator brings beyond them."
+        if verdict.n.base_images:
+            of_base = (
+                f"{seen} {held_out} The baseline {OF_BASE} saw {verdict.n.base_images:,} of them, "
+                "with their labels: the gain is what the generator brings beyond these."
             )
+            whole = base_images is not None and base_images.beyond <= verdict.n.base_images
+            others = f" The others are knowledge that no baseline had{but}."
+            return of_base if whole else of_base + others
         return (
             f"{seen} {held_out} Its {what} knowledge that no baseline had{but}: the gain is what "
             "that knowledge brings through the generator, not what generating brings by itself."

@@ -159,6 +159,7 @@ class Sizes(Record):
     validation: int
     test: int
     synthetic: int
+    base_images: int
     seeds: int
     splits: int
     bootstrap_resamples: int

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.store import (
+    INFO,
     Samples,
     StoreInfo,
     read_ids,
@@ -118,9 +119,11 @@ def evaluate(
     require_every_class(test.labels, classes, "test")
     for name, part, context in (("train", train, "training"), ("test", test, "evaluation")):
         tracker.dataset(name, rows_digest(part), len(part), context)
-    for name, beside in (("synthetic", synthetic), (OF_BASE, of_base)):
-        if beside is not None and len(beside):
-            tracker.dataset(name, rows_digest(beside), len(beside), "training")
+    if len(synthetic):
+        tracker.dataset("synthetic", rows_digest(synthetic), len(synthetic), "training")
+    shown = of_base if of_base is not None and OF_BASE in params.arms else None
+    if shown is not None:
+        tracker.dataset(OF_BASE, rows_digest(shown), len(shown), "training")
     counts = {
         name: np.bincount(part.labels, minlength=len(classes)).tolist()
         for name, part in (
@@ -128,6 +131,7 @@ def evaluate(
             ("validation", validation),
             ("test", test),
             ("synthetic", synthetic),
+            (OF_BASE, shown if shown is not None else train.take([])),
         )
     }
     tail = tail_classes(counts["training"])
@@ -137,11 +141,11 @@ def evaluate(
         for family in plan_arms(params.arms, params.mixed_shares, params.learning_rates)
         if (len(synthetic) or family.arm.role != "synthetic_only")
         and (len(pool) or family.arm.added not in OF_POOL)
-        and ((of_base is not None and len(of_base)) or family.arm.added != OF_BASE)
+        and (shown is not None or family.arm.added != OF_BASE)
     ]
     runs = out / _RUNS
     wanted = [family.arm.added for family in families if family.arm.added]
-    rivals = make_rivals(params, dataset, accepted, wanted, out / _RIVALS, tracker, of_base)
+    rivals = make_rivals(params, dataset, accepted, wanted, out / _RIVALS, tracker, shown)
     sources = Sources(dataset, accepted, runs, rivals)
     steps = classifier_steps(params.steps, len(train))
     parts = {"train": train, "validation": validation, "test": test, "synthetic": synthetic}
@@ -180,7 +184,8 @@ def base_images(pretrain: Path, train: Path, dataset: Path) -> Samples | None:
     """Return the labelled rows that the base was trained on, by our labels; None without any.
 
     Rows of classes that we do not have are left out, and so are those of a class from which several
-    of ours start: which one they are is not known. So are all that stand in validation or test.
+    of ours start: which one they are is not known. So are those whose pixels are a training,
+    validation or test image's.
 
     Args:
         pretrain: folder of the stage.
@@ -190,12 +195,19 @@ def base_images(pretrain: Path, train: Path, dataset: Path) -> Samples | None:
     Raises:
         StageError: the folders do not fit together.
     """
-    store = pretrain / "base_images"
-    rows = read_samples(store, ("train",))
+    store, path = pretrain / "base_images", train / "class_sources.json"
+    if not (store / INFO).is_file() or not path.is_file():
+        raise StageError(
+            f"{pretrain} or {train} was made by an older Replenish (no {store.name} or no "
+            f"{path.name}); run `replenish pretrain` and `replenish train` again"
+        )
+    info, rows = read_info(store), read_samples(store, ("train",))
     if not len(rows):
         return None
-    theirs, ours = read_info(store).classes, read_info(dataset).classes
-    path = train / "class_sources.json"
+    own = read_info(dataset)
+    if (info.image_size_px, info.image_mode) != (own.image_size_px, own.image_mode):
+        raise StageError(f"{store}: images of another size or mode; run `replenish pretrain` again")
+    theirs, ours = info.classes, own.classes
     sources: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     if unknown := set(sources) - set(ours):
         raise StageError(f"{path}: {sorted(unknown)[0]!r} is no class of {dataset}; train again")
@@ -205,9 +217,9 @@ def base_images(pretrain: Path, train: Path, dataset: Path) -> Samples | None:
         for our, their in sources.items()
         if their in once and their in theirs
     }
-    held_out = set(read_ids(dataset, ("validation", "test")))
+    known = set(read_ids(dataset, ("train", "validation", "test")))
     kept = [
-        label in ours_of and identity not in held_out
+        label in ours_of and identity not in known
         for label, identity in zip(rows.labels.tolist(), rows.ids, strict=True)
     ]
     rows = rows.take(np.asarray(kept, dtype=bool))

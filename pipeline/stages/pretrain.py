@@ -2,8 +2,9 @@
 
 Leaves `base/`, in one layout whatever it came from: a network trained here on unlabelled images, a
 diffusers folder or hub id, or an earlier run; and `base_images/`, the labelled images of that run
-where they are at hand, for a baseline. It depends on the images of train and pool alone, not on
-their labels, so that new labels reuse a base, unless the recipe (`base: auto`) changes its mind.
+where its whole folder is given, for a baseline. It depends on the images of train and pool alone,
+not on their labels, so that new labels reuse a base, unless the recipe (`base: auto`) changes its
+mind.
 """
 
 import math
@@ -114,14 +115,14 @@ def run(params: PretrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
     labelled = _write_images(params, base, info, out)
     if labelled:
         tracker.note(
-            f"pretrain: {labelled:,} labelled images of that run are at hand; the baseline "
-            "`base_images` trains on them"
+            f"pretrain: {labelled:,} labelled images of that run are at hand, for the baseline "
+            "`base_images`"
         )
     return _summary(base, images=0, steps=0, labelled=labelled, heldout_loss=None)
 
 
 def _write_images(params: PretrainParams, base: Base | None, info: StoreInfo, out: Path) -> int:
-    path = Path(params.path) if base is not None and base.kind == "run" else None
+    path = Path(params.path) if base is not None and params.base == "run" else None
     side, mode = info.image_size_px, info.image_mode
     return write_base_images(out / "base_images", base, path, side, mode, params.seed)
 

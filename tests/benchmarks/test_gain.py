@@ -228,13 +228,10 @@ def test_a_base_is_given_to_every_split_and_its_time_told(gain, results, tmp_pat
     monkeypatch.setattr(gain, "_digest", lambda folder: folder.name)
     monkeypatch.setattr(results, "pooled_verdict", lambda runs, *_: runs[0])
     monkeypatch.setattr(results, "read_run", lambda run, verdict: verdict)
-    (base / "train").mkdir()
-    (base / "train" / "generator.txt").touch()
     regime = next(one for one in gain.REGIMES if one.base and not one.pool)
     found = gain.run_regime(regime, None, tmp_path / "runs", 4, 2, [], base)
-    weights = tmp_path / "base-weights"
-    assert given == [(split, "run", str(weights)) for split in (100, 101)]
-    assert [one.name for one in weights.iterdir()] == ["generator.txt"]
+    # The weights alone: its images are not in that part of the run.
+    assert given == [(split, "run", str(base / "train")) for split in (100, 101)]
     assert (found["base"], found["base_minutes"]) == ("elsewhere", pytest.approx(2))
     assert found["splits"] == 2
     given.clear()

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_store import parts, stripes, write_prepare, write_run
 
+from pipeline.data.images import encode_png
 from pipeline.data.store import INFO, concatenate, make_samples, read_info, read_samples
 from pipeline.data.store_writer import write_store
 from pipeline.diffusion import base_images
@@ -35,9 +36,8 @@ def written(out, path, side_px=8, mode="L", seed=0):
     return rows
 
 
-@pytest.mark.parametrize("inner", [".", "train", "train/generator"])
-def test_they_are_the_training_images_of_the_run(spring, tmp_path, inner):
-    rows, expected = written(tmp_path / "out", spring / inner), parts()[0]
+def test_they_are_the_training_images_of_the_run(spring, tmp_path):
+    rows, expected = written(tmp_path / "out", spring), parts()[0]
     assert rows.ids == tuple(sorted(expected.ids))
     labels = dict(zip(expected.ids, expected.labels, strict=True))
     assert rows.labels.tolist() == [labels[one] for one in rows.ids]
@@ -60,6 +60,7 @@ def test_they_take_our_size_and_mode(spring, tmp_path):
     grey = parts()[0]
     colour = make_samples(np.repeat(grey.images, 3, axis=-1), grey.labels, "train", "real")
     store = spring / "prepare" / "dataset"
+    shutil.rmtree(store)
     write_store(store, colour, ("rows", "columns"), 8, "RGB")
     base = replace(import_run(spring), training_ids=colour.ids)
     assert write_base_images(tmp_path / "grey", base, spring, 8, "L", 0) == 15
@@ -80,13 +81,15 @@ def test_of_too_many_a_random_part_is_taken(spring, tmp_path, monkeypatch):
     assert set(one.ids) <= set(parts()[0].ids)
 
 
-def test_weights_alone_have_none(spring, tmp_path):
-    shutil.copytree(spring / "train", tmp_path / "copy")
-    assert images_digest(tmp_path / "copy") == ""
-    assert len(written(tmp_path / "out", tmp_path / "copy")) == 0
-    # Without the list of what the generator saw, no image is known to be one of them.
+@pytest.mark.parametrize("inner", ["train", "train/generator"])
+def test_a_part_of_the_run_has_none(spring, tmp_path, inner):
+    assert images_digest(spring / inner) == ""
+    assert len(written(tmp_path / "out", spring / inner)) == 0
+
+
+def test_where_it_is_not_known_what_the_base_saw_there_are_none(spring, tmp_path):
     (spring / "train" / "training_ids.txt").unlink()
-    assert len(written(tmp_path / "unknown", spring)) == 0
+    assert len(written(tmp_path / "out", spring)) == 0
 
 
 def test_without_a_base_the_store_is_empty(tmp_path):
@@ -118,17 +121,47 @@ def test_damaged_images_are_named(spring, tmp_path):
         written(tmp_path / "out", spring)
 
 
-@pytest.mark.parametrize("what", ["pixels", "no image", "label"])
-def test_rows_that_are_not_what_they_say_are_refused(spring, tmp_path, what):
-    (path,) = (spring / "prepare" / "dataset" / "data").glob("train-*.parquet")
+def rewrite(store, change):
+    (path,) = (store / "data").glob("train-*.parquet")
     table = pq.read_table(path)
     rows = table.to_pylist()
-    if what == "pixels":  # another image under this one's id
-        rows[0]["image"] = rows[1]["image"]
-    elif what == "no image":
-        rows[0]["image"] = {"bytes": b"GIF89a", "path": None}
-    else:
-        rows[0]["label"] = 7
+    change(rows)
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+
+
+@pytest.mark.parametrize(
+    "image", [stripes([1, 1], "train", 5).images[0], None], ids=["another", "none"]
+)
+def test_an_image_that_is_not_what_its_id_says_is_refused(spring, tmp_path, image):
+    png = b"GIF89a" if image is None else encode_png(image)
+
+    def change(rows):
+        rows[0]["image"] = {"bytes": png, "path": None}
+
+    rewrite(spring / "prepare" / "dataset", change)
     with pytest.raises(InputError, match=r"the image .* is not what it should be; prepare that"):
         written(tmp_path / "out", spring)
+
+
+def test_rows_that_are_not_those_of_the_digest_are_refused(spring, tmp_path):
+    store = spring / "prepare" / "dataset"
+    shutil.copytree(store, tmp_path / "whole")
+    rewrite(store, lambda rows: rows.__setitem__(slice(0, 2), []))
+    with pytest.raises(InputError, match=r"its rows are not those of dataset\.json; prepare that"):
+        written(tmp_path / "out", spring)
+    # Part of it was never copied.
+    for path in (tmp_path / "whole" / "data").glob("train-*"):
+        path.unlink()
+    shutil.rmtree(store)
+    shutil.copytree(tmp_path / "whole", store)
+    with pytest.raises(InputError, match=r"its rows are not those of dataset\.json; prepare that"):
+        written(tmp_path / "out", spring)
+
+
+def test_files_larger_than_a_store_ever_has_are_not_read(spring, tmp_path, monkeypatch):
+    monkeypatch.setattr(base_images, "_SHARD_BYTES", 100)
+    with pytest.raises(InputError, match=r"-of-00001\.parquet: 0 GiB unpacked, more than"):
+        written(tmp_path / "out", spring)
+    monkeypatch.setattr(base_images, "_INFO_BYTES", 10)
+    with pytest.raises(InputError, match=r"dataset\.json: 0 MiB, more than"):
+        images_digest(spring)

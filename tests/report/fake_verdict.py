@@ -197,6 +197,7 @@ def fake_verdict(
             "validation": 27 * len(classes),
             "test": test_images * len(classes),
             "synthetic": synthetic,
+            "base_images": 1400 if "base_images" in baselines else 0,
             "seeds": seeds,
             "splits": 1,
             "bootstrap_resamples": 2000,

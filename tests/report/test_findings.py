@@ -150,7 +150,6 @@ def caution(tmp_path: Path):
             images=images if here else 0,
             steps=0,
             parameters=1,
-            labelled_images=1300,
             heldout_loss=None,
         )
         base_images = None if beyond is None else BaseImages(images, beyond)
@@ -180,10 +179,16 @@ def test_a_base_from_elsewhere_is_knowledge_that_no_baseline_had(caution) -> Non
 
 
 def test_a_base_whose_images_a_baseline_had(caution) -> None:
-    assert caution("run", 1400, ["real", "base_images"]) == (
-        f"The base learned from 1,400 images beyond the training images. {HELD_OUT} 1,300 of its "
-        "images are at hand with their labels, and the baseline base_images trained on those of "
-        "the classes that both have: the gain is what the generator brings beyond them."
+    told = (
+        f"The base learned from 1,400 images beyond the training images. {HELD_OUT} The baseline "
+        "base_images saw 1,400 of them, with their labels: the gain is what the generator brings "
+        "beyond these."
+    )
+    assert caution("run", 1400, ["real", "base_images"]) == told
+    # It started from a base itself, or not all classes are shared.
+    assert caution("run", 1401, ["real", "base_images"]) == (
+        f"{told.replace('1,400 images beyond', '1,401 images beyond')} The others are knowledge "
+        "that no baseline had."
     )
 
 

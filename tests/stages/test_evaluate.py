@@ -142,6 +142,7 @@ def test_the_stage_writes_the_contract(tmp_path: Path, recording_tracker) -> Non
         "validation": 12,
         "test": 18,
         "synthetic": 9,
+        "base_images": 0,
         "seeds": 2,
         "splits": 1,
         "bootstrap_resamples": 100,
@@ -243,15 +244,17 @@ def test_the_images_of_the_base_are_a_baseline_where_they_are_at_hand(
     (arm,) = (one for one in verdict["arms"] if one["name"] == "base_images")
     assert (arm["role"], arm["share"]) == ("baseline", 0.5)
     assert "50 % of the draws the images that the base was trained on" in arm["description"]
+    assert verdict["n"]["base_images"] == 27
     told = [(name, rows, context) for name, _, rows, context in recording_tracker.datasets]
     assert ("base_images", 27, "training") in told
 
 
-def test_images_of_the_base_have_our_labels_and_are_never_held_out(tmp_path: Path) -> None:
+def test_images_of_the_base_have_our_labels_and_are_none_of_ours(tmp_path: Path) -> None:
     inputs = make_inputs(tmp_path)
-    held_out = read_samples(inputs["prepare"] / "dataset", ("test", "validation")).take([0, 20])
+    ours = read_samples(inputs["prepare"] / "dataset")
+    ours = ours.take([ours.splits.index(split) for split in ("train", "validation", "test")])
     theirs = rows_of("train", (2, 3, 4, 5), 8)
-    leaked = replace(held_out, splits=("train", "train"))
+    leaked = replace(ours, splits=("train",) * 3)
     # Their first class is our third; ours of the first two both start from their second.
     names = ("r", "bar", "none", "left")
     sources = {"right": "r", "left": "bar", "middle": "bar"}
@@ -260,7 +263,19 @@ def test_images_of_the_base_have_our_labels_and_are_never_held_out(tmp_path: Pat
     assert found is not None
     assert found.labels.tolist() == [2, 2]
     assert np.array_equal(found.images, theirs.images[:2])
-    assert not set(found.ids) & set(held_out.ids)
+    assert not set(found.ids) & set(ours.ids)
+
+
+def test_images_of_the_base_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path)
+    folders = (tmp_path / "pretrain", tmp_path / "train", inputs["prepare"] / "dataset")
+    small = replace(rows_of("train", (2,), 8), images=np.zeros((2, 4, 4, 1), dtype=np.uint8))
+    write_store(tmp_path / "pretrain" / "base_images", small, ("left",), 4, "L")
+    with pytest.raises(StageError, match="another size or mode; run `replenish pretrain` again"):
+        base_images(*folders)
+    (tmp_path / "train" / "class_sources.json").unlink()
+    with pytest.raises(StageError, match=r"older Replenish .*class_sources\.json\); run"):
+        base_images(*folders)
 
 
 def test_class_sources_of_another_training_are_named(tmp_path: Path) -> None:

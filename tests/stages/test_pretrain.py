@@ -249,9 +249,17 @@ def test_the_labelled_images_of_a_run_come_along(root, tmp_path_factory, recordi
     write_prepare(folder / "prepare", [stripes([3, 3], "train", 5)])
     assert not is_current(root, base="run", path=str(folder))
     # The weights alone say nothing.
-    shutil.rmtree(folder / "prepare")
-    assert run_pretrain(root, base="run", path=str(folder)).labelled_images == 0
+    assert run_pretrain(root, base="run", path=str(folder / "train")).labelled_images == 0
     assert len(read_samples(ours)) == 0
+
+
+def test_a_folder_that_a_run_left_brings_no_images(root, earlier, tmp_path):
+    generator = earlier / "train" / "generator"
+    assert run_pretrain(root, base="folder", path=str(generator)).labelled_images == 0
+    run_pretrain(root, base="run", path=str(earlier))
+    based = shutil.copytree(root / "pretrain" / "base", tmp_path / "base")
+    summary = run_pretrain(root, base="folder", path=str(based))
+    assert (summary.base, summary.labelled_images) == ("run", 0)
 
 
 def test_the_generator_of_a_run_is_taken_over(root, earlier, recording_tracker):
