@@ -117,7 +117,7 @@ REGIMES = (
     *(
         _digits(most, least, base)
         for base in ("mnist", None)
-        for most, least in ((5, 5), (10, 10), (25, 25), (30, 3), (60, 6), (50, 1))
+        for most, least in ((5, 5), (10, 10), (25, 25), (30, 3), (60, 6), (100, 2))
     ),
     *(_elsewhere_pool(each) for each in (5, 10)),
     *(_mnist_on_digits(each) for each in (5, 10, 25)),

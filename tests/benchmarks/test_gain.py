@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.errors import StageError
 from pipeline.recipe.measured import read_regimes
+from pipeline.stages.train import MINIMUM_CLASS_IMAGES
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -127,6 +128,8 @@ def test_regimes_have_names_of_their_own_and_valid_params(gain, tmp_path):
         params = gain._params(one, tmp_path, 10, 2, ['pretrain.base="pool"', "train.steps=7"])
         assert (params.seed, params.prepare.seed, params.evaluate.seeds) == (2, 2, 10)
         assert (params.pretrain.base, params.train.steps) == ("pool", 7)
+        thinned = params.prepare.imbalance
+        assert thinned is None or thinned.min >= MINIMUM_CLASS_IMAGES
 
 
 def test_seconds_of_a_stage_that_was_finished_before_stay(gain, results, tmp_path, monkeypatch):
