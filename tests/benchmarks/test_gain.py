@@ -13,6 +13,7 @@ import typer
 from PIL import Image
 
 from pipeline.errors import StageError
+from pipeline.params import Imbalance
 from pipeline.recipe.measured import read_regimes
 from pipeline.stages.train import MINIMUM_CLASS_IMAGES
 
@@ -129,7 +130,7 @@ def test_regimes_have_names_of_their_own_and_valid_params(gain, tmp_path):
         assert (params.seed, params.prepare.seed, params.evaluate.seeds) == (2, 2, 10)
         assert (params.pretrain.base, params.train.steps) == ("pool", 7)
         thinned = params.prepare.imbalance
-        assert thinned is None or thinned.min >= MINIMUM_CLASS_IMAGES
+        assert not isinstance(thinned, Imbalance) or thinned.min >= MINIMUM_CLASS_IMAGES
 
 
 def test_seconds_of_a_stage_that_was_finished_before_stay(gain, results, tmp_path, monkeypatch):
