@@ -567,7 +567,8 @@ if __name__ == "__main__":
     root = Path(sys.argv[1])
     params = EvaluateParams(
         execution=Execution(device="cpu", workers=2), steps=int(sys.argv[2]), seeds=2,
-        batch_images=8, base_channels=4, bootstrap_resamples=100, search_seeds=0, curve_fractions=(),
+        batch_images=8, base_channels=4, bootstrap_resamples=100, search_seeds=0,
+        curve_fractions=(),
         arms=("real", "real_balanced", "real_augmented", "mixed", "pretrained", "synthetic_only"),
     )
     stages = ("prepare", "pretrain", "train", "synthesize")
