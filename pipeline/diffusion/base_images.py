@@ -126,8 +126,9 @@ def _choose(store: Path, seen: set[str], most: int, seed: int) -> set[str]:
         raise _damaged(store, f"its rows are not those of {INFO}")
     if len(ids) <= most:
         return set(ids)
+    ids.sort()
     picked = numpy_generator(seed, "pretrain", "base_images").choice(len(ids), most, replace=False)
-    return {sorted(ids)[place] for place in picked}
+    return {ids[place] for place in picked}
 
 
 def _require_size(shard: Path) -> None:

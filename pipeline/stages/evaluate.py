@@ -77,8 +77,10 @@ def run(params: EvaluateParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
             different kinds, or a worker died.
     """
     dataset, accepted = inputs["prepare"] / "dataset", inputs["synthesize"] / "accepted"
-    base = base_images(inputs["pretrain"], inputs["train"], dataset)
-    verdict = evaluate(params, dataset, accepted, out, tracker, base)
+    of_base = None
+    if OF_BASE in params.arms:
+        of_base = base_images(inputs["pretrain"], inputs["train"], dataset)
+    verdict = evaluate(params, dataset, accepted, out, tracker, of_base)
     _tell(tracker, verdict)
     return EvaluateSummary(
         **{name: verdict[name] for name in EvaluateSummary.model_fields if name in verdict}
@@ -101,7 +103,8 @@ def evaluate(
         accepted: sample store of the accepted synthetic rows.
         out: folder to fill.
         tracker: told what happens.
-        of_base: labelled rows that the generator's base was trained on, if they are at hand.
+        of_base: labelled rows that the generator's base was trained on, if they are at hand and
+            their arm takes part.
 
     Raises:
         InputError: see `run`.
@@ -121,9 +124,8 @@ def evaluate(
         tracker.dataset(name, rows_digest(part), len(part), context)
     if len(synthetic):
         tracker.dataset("synthetic", rows_digest(synthetic), len(synthetic), "training")
-    shown = of_base if of_base is not None and OF_BASE in params.arms else None
-    if shown is not None:
-        tracker.dataset(OF_BASE, rows_digest(shown), len(shown), "training")
+    if of_base is not None:
+        tracker.dataset(OF_BASE, rows_digest(of_base), len(of_base), "training")
     counts = {
         name: np.bincount(part.labels, minlength=len(classes)).tolist()
         for name, part in (
@@ -131,7 +133,7 @@ def evaluate(
             ("validation", validation),
             ("test", test),
             ("synthetic", synthetic),
-            (OF_BASE, shown if shown is not None else train.take([])),
+            (OF_BASE, train.take([]) if of_base is None else of_base),
         )
     }
     tail = tail_classes(counts["training"])
@@ -141,11 +143,11 @@ def evaluate(
         for family in plan_arms(params.arms, params.mixed_shares, params.learning_rates)
         if (len(synthetic) or family.arm.role != "synthetic_only")
         and (len(pool) or family.arm.added not in OF_POOL)
-        and (shown is not None or family.arm.added != OF_BASE)
+        and (of_base is not None or family.arm.added != OF_BASE)
     ]
     runs = out / _RUNS
     wanted = [family.arm.added for family in families if family.arm.added]
-    rivals = make_rivals(params, dataset, accepted, wanted, out / _RIVALS, tracker, shown)
+    rivals = make_rivals(params, dataset, accepted, wanted, out / _RIVALS, tracker, of_base)
     sources = Sources(dataset, accepted, runs, rivals)
     steps = classifier_steps(params.steps, len(train))
     parts = {"train": train, "validation": validation, "test": test, "synthetic": synthetic}

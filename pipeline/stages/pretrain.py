@@ -89,8 +89,9 @@ def run(params: PretrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
     base_kind = read_settings(inputs["prepare"]).base if params.base == "auto" else params.base
     store = inputs["prepare"] / "dataset"
     info = read_info(store)
-    if base_kind == "none":
+    if base_kind in ("none", "pool"):
         _write_images(params, None, info, out)
+    if base_kind == "none":
         return PretrainSummary(
             base="none",
             source=None,
@@ -102,7 +103,6 @@ def run(params: PretrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
             heldout_loss=None,
         )
     if base_kind == "pool":
-        _write_images(params, None, info, out)
         return _pretrain(params, store, out, tracker)
     if base_kind == "hub":
         base = import_hub(params.hub_id or "")
@@ -122,7 +122,7 @@ def run(params: PretrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> 
 
 
 def _write_images(params: PretrainParams, base: Base | None, info: StoreInfo, out: Path) -> int:
-    path = Path(params.path) if base is not None and params.base == "run" else None
+    path = Path(params.path) if params.base == "run" else None
     side, mode = info.image_size_px, info.image_mode
     return write_base_images(out / "base_images", base, path, side, mode, params.seed)
 
