@@ -37,7 +37,6 @@ from gain_sets import (
     Base,
     Folders,
     Regime,
-    cut_mnist,
     files_needed,
     pool_folder,
     source_path,
@@ -128,8 +127,9 @@ def train_base(base: Base, folders: Folders, root: Path) -> Path:
     """Train a generator on all images of a labelled set, and return its run's folder."""
     folder = root / f"base-{base.name}"
     prepare = {"imbalance": None, "pool_path": _NO_POOL, **base.prepare}
-    if base.files is not None:
-        prepare["path"] = str(cut_mnist(folders[base.files], root))
+    path = source_path(base, folders, root)
+    if path is not None:
+        prepare["path"] = str(path)
     params = Params.model_validate(
         {"prepare": prepare, "pretrain": {"base": "none"}, "train": base.train}
     )

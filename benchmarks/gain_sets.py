@@ -11,12 +11,15 @@ import numpy.typing as npt
 import typer
 from PIL import Image
 
+from pipeline.hashing import digest_bytes
 from pipeline.readers.arrays import write_arrays
 from pipeline.readers.idx_files import find_idx, read_idx
 
 SIDE_PX = 16  # of Fashion-MNIST, MNIST and emoji: a comparison of 28 px takes three times as long
 _EMOJI_PX = 32  # kept in the file, from which `prepare` goes on
 _EMOJI_MAKERS = ("apple", "facebook", "google", "twitter")
+_EMOJI_HALVES = ("base", "beside")  # neither a sign nor a maker is in both
+_EMOJI_BESIDE = ("facebook", "twitter")
 _NO_CLASS = "Component"  # hair and skin tones: no images of their own
 _MARGIN_PX = 4  # of MNIST's images, around the box that its makers fitted each digit into
 _POOL_IMAGES = 20_000
@@ -30,7 +33,7 @@ class Regime:
 
     Attributes:
         name: in the results.
-        files: which folder it needs: fashion, mnist, emoji, or none.
+        files: what it is made of: fashion, mnist, emoji, emoji-beside, or none.
         prepare: params of the stage beside the defaults.
         base: set of the generator that this one starts from, of `BASES`.
         images: are that set's images at hand for a baseline, or the generator's weights alone?
@@ -51,7 +54,7 @@ class Base:
 
     Attributes:
         name: of the folder of its run.
-        files: which folder it needs, or none.
+        files: what it is made of, as of a regime: mnist, emoji-base, or none.
         prepare: params of the stage beside the defaults.
         train: likewise.
     """
@@ -66,6 +69,7 @@ _CUT = {"source": "npz", "image_size_px": 8, "validation_fraction": 0.02}
 BASES = {
     "mnist": Base("mnist", "mnist", _CUT, {"steps": 1500, "checks": 3}),
     "digits": Base("digits", None, {"source": "digits", "test_fraction": 0.02}, {}),
+    "emoji": Base("emoji", "emoji-base", {**_CUT, "test_fraction": 0.02}, {}),
 }
 
 
@@ -100,6 +104,14 @@ def _mnist_on_digits(each: int) -> Regime:
     return Regime(f"mnist-{each}-base", "mnist", {**_CUT, **_thinned(each, each, False)}, "digits")
 
 
+def _emoji_on_emoji(each: int) -> Regime:
+    """Emoji of two makers in 8 px, whose generator starts from other signs by two other makers."""
+    prepare = {"source": "npz", "image_size_px": 8, "test_fraction": 0.4}
+    return Regime(
+        f"emoji-{each}-base", "emoji-beside", {**prepare, **_thinned(each, each, False)}, "emoji"
+    )
+
+
 def _elsewhere_pool(each: int) -> Regime:
     """Digits beside MNIST without its labels: at hand for the generator and for every baseline."""
     return Regime(
@@ -120,7 +132,8 @@ REGIMES = (
         for most, least in ((5, 5), (10, 10), (25, 25), (30, 3), (60, 6), (100, 2))
     ),
     *(_elsewhere_pool(each) for each in (5, 10)),
-    *(_mnist_on_digits(each) for each in (5, 10, 25)),
+    *(_mnist_on_digits(each) for each in (5, 10, 25, 50, 100, 250)),
+    *(_emoji_on_emoji(each) for each in (5, 25)),
     _with_images(_digits(5, 5, "mnist")),
     _with_images(_mnist_on_digits(5)),
     *(
@@ -140,27 +153,28 @@ REGIMES = (
 def files_needed(regime: Regime) -> set[str]:
     """Return the names of the folders without which the regime cannot run."""
     of_base = BASES[regime.base].files if regime.base else None
-    return {one for one in (regime.files, of_base) if one}
+    return {one.partition("-")[0] for one in (regime.files, of_base) if one}
 
 
-def source_path(regime: Regime, folders: Folders, root: Path) -> Path | None:
-    """Return where the regime's images are, made below `root` where they must be."""
-    if regime.files is None:
+def source_path(one: Regime | Base, folders: Folders, root: Path) -> Path | None:
+    """Return where the images of a regime or a base are, made below `root` where they must be."""
+    if one.files is None:
         return None
-    folder = folders[regime.files]
-    if regime.files == "emoji" and folder is not None:
-        return emoji(folder, root)
-    return cut_mnist(folder, root) if regime.prepare.get("source") == "npz" else folder
+    name, _, half = one.files.partition("-")
+    folder = folders[name]
+    if folder is None:
+        raise typer.BadParameter(f"{one.name}: give --{name} DIR")
+    if name == "emoji":
+        return emoji(folder, root, half)
+    return cut_mnist(folder, root) if one.prepare.get("source") == "npz" else folder
 
 
-def cut_mnist(files: Path | None, root: Path) -> Path:
+def cut_mnist(files: Path, root: Path) -> Path:
     """Return MNIST as an .npz file below `root`, cut to the 20 x 20 px that hold the digit.
 
     scikit-learn's digits fill their images; a base whose digits have a wide margin knows them
     badly (28 % of its images were what they should be, by a classifier of all digits).
     """
-    if files is None:
-        raise typer.BadParameter("MNIST is needed; give --mnist DIR")
     path = root / "mnist-cut.npz"
     if path.exists():
         return path
@@ -189,7 +203,9 @@ def pool_folder(base: Base, folders: Folders, root: Path) -> Path:
     if done.exists():
         return folder / "images"
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    with np.load(cut_mnist(folders["mnist"], root)) as arrays:
+    path = source_path(base, folders, root)
+    assert path is not None
+    with np.load(path) as arrays:
         images = arrays["images"]
     chosen = np.random.default_rng(0).permutation(len(images))[:_POOL_IMAGES]
     for number, row in enumerate(chosen):
@@ -198,13 +214,19 @@ def pool_folder(base: Base, folders: Folders, root: Path) -> Path:
     return folder / "images"
 
 
-def emoji(files: Path, root: Path) -> Path:
+def emoji(files: Path, root: Path, half: str = "") -> Path:
     """Return drawings of emoji as an .npz file below `root`, their class the Unicode category.
 
     `files` holds the npm packages emoji-datasource-apple, -facebook, -google and -twitter, of which
     img/MAKER/64 and emoji.json are read. Drawings of one sign are one group.
+
+    Args:
+        files: folder of the packages.
+        root: where the file is kept.
+        half: every second sign by apple and google (base), the others by facebook and twitter
+            (beside), or all of them (empty).
     """
-    path = root / "emoji.npz"
+    path = root / ("emoji.npz" if not half else f"emoji-{half}.npz")
     if path.exists():
         return path
     images: list[npt.NDArray[np.uint8]] = []
@@ -215,13 +237,20 @@ def emoji(files: Path, root: Path) -> Path:
             raise typer.BadParameter(f"{folder}: no emoji.json; unpack the npm package there")
         for sign in json.loads((folder / "emoji.json").read_text(encoding="utf-8")):
             drawing = folder / "img" / maker / "64" / sign["image"]
-            if sign["category"] != _NO_CLASS and drawing.is_file():
+            kept = not half or _half(maker, sign["unified"]) == half
+            if kept and sign["category"] != _NO_CLASS and drawing.is_file():
                 images.append(_on_white(drawing))
                 labels.append(sign["category"])
                 groups.append(sign["unified"])
     root.mkdir(parents=True, exist_ok=True)
     write_arrays(path, np.stack(images), labels, groups=groups)
     return path
+
+
+def _half(maker: str, sign: str) -> str | None:
+    """Return in which half a drawing is, by a hash of its sign, or None."""
+    half = _EMOJI_HALVES[int(digest_bytes(sign.encode()), 16) % 2]
+    return half if (half == "beside") == (maker in _EMOJI_BESIDE) else None
 
 
 def _on_white(path: Path) -> npt.NDArray[np.uint8]:

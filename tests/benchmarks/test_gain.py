@@ -209,6 +209,33 @@ def test_emoji_are_drawn_on_white_and_grouped_by_sign(sets, tmp_path):
         sets.emoji(tmp_path / "img", tmp_path / "other")
 
 
+def test_a_base_of_emoji_shares_neither_signs_nor_makers_with_its_regime(sets, tmp_path):
+    makers = ("apple", "facebook", "google", "twitter")
+    signs = [
+        {"image": f"{n}.png", "category": ("Flags", "Objects")[n % 2], "unified": f"1F{n:03X}"}
+        for n in range(12)
+    ]
+    for shade, maker in enumerate(makers):
+        folder = tmp_path / f"emoji-datasource-{maker}"
+        (folder / "img" / maker / "64").mkdir(parents=True)
+        (folder / "emoji.json").write_text(json.dumps(signs))
+        for sign in signs:
+            drawing = Image.new("RGBA", (64, 64), (shade, 0, 0, 255))
+            drawing.save(folder / "img" / maker / "64" / sign["image"])
+    regime = next(one for one in sets.REGIMES if one.name == "emoji-25-base")
+    folders = {"emoji": tmp_path}
+    found = {}
+    for one in (sets.BASES["emoji"], regime):
+        with np.load(sets.source_path(one, folders, tmp_path / "work")) as arrays:
+            shades = set(arrays["images"][:, 0, 0, 0].tolist())
+            found[one.files] = ({makers[shade] for shade in shades}, set(arrays["groups"].tolist()))
+    assert found["emoji-base"][0] == {"apple", "google"}
+    assert found["emoji-beside"][0] == {"facebook", "twitter"}
+    assert found["emoji-base"][1] | found["emoji-beside"][1] == {one["unified"] for one in signs}
+    assert not found["emoji-base"][1] & found["emoji-beside"][1]
+    assert sets.files_needed(regime) == {"emoji"}
+
+
 def test_a_named_regime_without_its_files_says_which(gain):
     with pytest.raises(typer.BadParameter, match="digits-5-base: give --mnist DIR"):
         gain.main(only="digits-5-base", settings=None)
