@@ -47,7 +47,8 @@ from pipeline.stages.prepare import run as prepare
 from pipeline.tracking.tracker import NullTracker
 
 # The default arms, but for those that add other rows than synthetic ones.
-ARMS = tuple(name for name in DEFAULT_ARMS if name not in ("smote", OF_BASE, *OF_POOL))
+_ADDS = ("smote", OF_BASE, *OF_POOL, "mixed_base", "mixed_pool")
+ARMS = tuple(name for name in DEFAULT_ARMS if name not in _ADDS)
 
 
 def main(

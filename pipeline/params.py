@@ -58,6 +58,8 @@ SyntheticArmName = Literal[
     "mixed_mixup",
     "mixed_cutmix",
     "mixed_downweighted",
+    "mixed_pool",
+    "mixed_base",
     "pretrained",
     "synthetic_only",
 ]
@@ -70,9 +72,17 @@ DEFAULT_ARMS: tuple[ArmName, ...] = (
     "mixed_mixup",
     "mixed_cutmix",
     "mixed_downweighted",
+    "mixed_pool",
+    "mixed_base",
     "pretrained",
     "synthetic_only",
 )
+# Arms that see other images too, and the baseline that sees these alone: without it a gain might be
+# theirs.
+ON_TOP_OF: dict[ArmName, BaselineName] = {
+    "mixed_pool": "pseudo_labels_soft",
+    "mixed_base": "base_images",
+}
 # In the order in which they are asked.
 FilterName = Literal[
     "copies", "near_copies", "artefacts", "labels", "realism", "off_class", "typical", "repeats"
@@ -670,9 +680,9 @@ class EvaluateParams(Section):
         DEFAULT_ARMS,
         min_length=1,
         strict=False,  # a list of YAML is taken for the tuple; its items are still checked
-        description="what is compared; pseudo_labels, pseudo_labels_soft and retrieval need "
-        "unlabelled images, base_images the run that the base is from; they are left "
-        "out where there are none",
+        description="what is compared; pseudo_labels, pseudo_labels_soft, retrieval and "
+        "mixed_pool need unlabelled images, base_images and mixed_base the run that the base is "
+        "from; they are left out where there are none",
     )
     mixed_shares: tuple[Fraction, ...] = Field(
         (0.5, 0.25, 0.75),
@@ -749,9 +759,12 @@ class EvaluateParams(Section):
         if not any(arm not in (*BASELINES, "synthetic_only") for arm in self.arms):
             raise ValueError(
                 "arms needs one with real and synthetic images, which the verdict is about: mixed, "
-                "mixed_plain, mixed_strong, mixed_mixup, mixed_cutmix, mixed_downweighted or "
-                "pretrained"
+                "mixed_plain, mixed_strong, mixed_mixup, mixed_cutmix, mixed_downweighted, "
+                "mixed_pool, mixed_base or pretrained"
             )
+        for arm, baseline in ON_TOP_OF.items():
+            if arm in self.arms and baseline not in self.arms:
+                raise ValueError(f"arms has {arm}, which needs {baseline} to compare it with")
         return self
 
     @model_validator(mode="after")

@@ -51,6 +51,7 @@ class Arm:
         augmentation: policy applied to every image it sees.
         balanced: classes are drawn with equal probability, else rows are.
         added: what it sees beside the real rows.
+        beside: kind of every second added row, where two kinds are added.
         loss: of one row.
         strength: focal's gamma, logit adjustment's tau, the Beta distribution's alpha of mixup and
             cutmix; 0 where there is none.
@@ -68,6 +69,7 @@ class Arm:
     augmentation: Policy = "none"
     balanced: bool = True
     added: Added | None = None
+    beside: Added | None = None
     loss: LossName = "cross_entropy"
     strength: float = 0.0
     mix: Mix = "none"
@@ -81,10 +83,22 @@ class Arm:
         """Return a file name that tells this arm from others, and from itself otherwise set."""
         return f"{self.name}-{digest_json(asdict(self))[:_KEY_CHARACTERS]}"
 
+    def adds(self) -> tuple[Added, ...]:
+        """Return what it sees beside the real rows."""
+        return tuple(kind for kind in (self.added, self.beside) if kind is not None)
+
+    def synthetic_share(self) -> float:
+        """Return the chance that a draw is synthetic, where each class has rows of all kinds."""
+        if self.role == "baseline":
+            return 0.0
+        return (self.share or 0.0) / (1 if self.beside is None else 2)
+
     def twin(self) -> str | None:
         """Return the name of the baseline that trains as this arm does, without synthetic rows."""
         if self.role != "synthetic":
             return None
+        if self.beside is not None:
+            return self.beside
         if self.by_user:
             return self.name.removesuffix(BY_USER)
         if self.mix != "none":
@@ -219,7 +233,7 @@ def plan_arms(
         if name in names and kind != Kind(policy)
     )
     return tuple(
-        replace(family, kinds=kinds) if family.arm.added in (*OF_POOL, OF_BASE) else family
+        replace(family, kinds=kinds) if {*OF_POOL, OF_BASE} & {*family.arm.adds()} else family
         for family in families
     )
 
@@ -267,6 +281,10 @@ def _family(
             family = Family(pasted, rates, "share", shares)
         case "mixed_downweighted":
             family = Family(synthetic, rates, "added_weight", (0.5, 0.25, 0.1))
+        case "mixed_pool":
+            family = Family(replace(synthetic, beside=SOFT), rates, "share", shares)
+        case "mixed_base":
+            family = Family(replace(synthetic, beside=OF_BASE), rates, "share", shares)
         case "pretrained":
             family = Family(replace(synthetic, added_first=True), rates, "share", shares)
         case "synthetic_only":
@@ -313,7 +331,7 @@ def draw_rows(arm: Arm, pools: Pools, batch_images: int, random: np.random.Gener
     """Return the rows of one step of `arm`.
 
     An arm with added rows draws a class, then with probability `share` one of its added rows, else
-    a real one; a class that has only one kind serves that kind.
+    a real one; of two added kinds, each with the same chance. A class serves the kinds that it has.
 
     Args:
         arm: the arm.
@@ -331,10 +349,10 @@ def draw_rows(arm: Arm, pools: Pools, batch_images: int, random: np.random.Gener
         _refuse_empty(len(every), arm)
         drawn_rows = every[_scale(u_row, np.asarray(len(every)))]
         return Draw(drawn_rows, drawn_rows, np.zeros(batch_images, dtype=bool))
-    none = tuple(rows[:0] for rows in pools.real)
-    of_added = none if arm.added is None else pools.added.get(arm.added, none)
     real = np.array([len(rows) for rows in pools.real])
-    added = np.array([len(rows) for rows in of_added])
+    of_added, of_beside = _rows_of(pools, arm.added), _rows_of(pools, arm.beside)
+    beside = np.array([len(rows) for rows in of_beside])
+    added = np.array([len(rows) for rows in of_added]) + beside
     served = real if arm.share is None else real + added
     if arm.role == "synthetic_only":
         served = added
@@ -345,11 +363,35 @@ def draw_rows(arm: Arm, pools: Pools, batch_images: int, random: np.random.Gener
     if arm.share is not None:
         use_added |= real[drawn] == 0
     of_real = _row_of(pools.real, real, drawn, u_row)
-    of_kind = _row_of(of_added, added, drawn, u_added)
+    of_kind = _either(of_added, of_beside, drawn, u_added)
     return Draw(
         np.where(real[drawn] > 0, of_real, of_kind),
         np.where(added[drawn] > 0, of_kind, of_real),
         use_added,
+    )
+
+
+def _rows_of(pools: Pools, kind: Added | None) -> tuple[Rows, ...]:
+    """Return the rows of a kind by class; none of them where there are none."""
+    none = tuple(rows[:0] for rows in pools.real)
+    return none if kind is None else pools.added.get(kind, none)
+
+
+def _either(
+    first: tuple[Rows, ...],
+    second: tuple[Rows, ...],
+    drawn: Rows,
+    uniform: npt.NDArray[np.float64],
+) -> Rows:
+    """Return (B,) a row of each drawn class, of either kind alike; -1 where it has neither."""
+    sizes = [np.array([len(rows) for rows in kind]) for kind in (first, second)]
+    both = (sizes[0][drawn] > 0) & (sizes[1][drawn] > 0)
+    use_second = np.where(both, uniform >= 0.5, sizes[0][drawn] == 0)
+    uniform = np.where(both, (2 * uniform) % 1, uniform)
+    return np.where(
+        use_second,
+        _row_of(second, sizes[1], drawn, uniform),
+        _row_of(first, sizes[0], drawn, uniform),
     )
 
 

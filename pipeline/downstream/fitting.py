@@ -131,7 +131,7 @@ def fit_pair(
         if arm.added_weight != 1.0:
             weights = torch.from_numpy(np.where(draw.use_added, arm.added_weight, 1.0)).float()
         targets = None
-        if arm.added == SOFT:
+        if SOFT in arm.adds():
             targets = torch.from_numpy(bench.targets(rows))
         labels = torch.from_numpy(bench.labels[rows])
         batch = Batch(images, labels, weights=weights, targets=targets)

@@ -32,6 +32,8 @@ TWINS = {
     "mixed_mixup": "mixup",
     "mixed_cutmix": "cutmix",
     "mixed_downweighted": "real_augmented",
+    "mixed_pool": "pseudo_labels_soft",
+    "mixed_base": "base_images",
     "pretrained": "real_augmented",
 }
 

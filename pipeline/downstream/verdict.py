@@ -252,7 +252,7 @@ def make_verdict(
         "reasons": _reasons(look, available, thin, lost, margin_points),
         "best_baseline": names[0],
         "best_synthetic": names[1],
-        "winning_share": look.synthetic.share or 0.0,
+        "winning_share": look.synthetic.synthetic_share(),
         "gain_points": overall.value,
         "interval_points": [overall.low, overall.high],
         "confidence": confidence,
@@ -335,7 +335,8 @@ def describe_arm(arm: Arm) -> str:
     elif arm.added_first:
         parts = [f"synthetic rows for the first {share} of the steps, then {parts[0]}"]
     elif arm.added is not None:
-        parts.append(f"{share} of the draws {kinds[arm.added]}")
+        other = "" if arm.beside is None else f" and, as often as these, {kinds[arm.beside]}"
+        parts.append(f"{share} of the draws {kinds[arm.added]}{other}")
     if arm.augmentation != "none":
         how = {"light": "lightly", "strong": "strongly"}[arm.augmentation]
         parts.append(f"{how} augmented")

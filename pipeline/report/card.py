@@ -229,6 +229,12 @@ def _rows(facts: CardFacts) -> str:
     return _table(header, body)
 
 
+_NOT_HERE = {  # what these arms see beside real and synthetic images
+    "mixed_pool": "unlabelled images with the probabilities of an ensemble",
+    "mixed_base": "images that the generator's base was trained on",
+}
+
+
 def _weights(facts: CardFacts) -> str:
     if facts.share is None:
         how = "every class is drawn equally often, and so is every row within its class"
@@ -238,6 +244,8 @@ def _weights(facts: CardFacts) -> str:
             f"{100 * facts.share:g} % of the draws are synthetic, as in the winning arm "
             f"({escape_markdown(facts.verdict.best_synthetic)})"
         )
+        if others := _NOT_HERE.get(facts.verdict.best_synthetic):
+            how += f"; as many draws of that arm are {others}, which are not in this dataset"
     return (
         f"`sampling_weight` is the chance of each training row to be drawn: {how}. The weights add "
         "up to 1 over `train`; they are 0 in `validation` and `test`, which are never drawn from.\n"

@@ -142,11 +142,11 @@ def evaluate(
         family
         for family in plan_arms(params.arms, params.mixed_shares, params.learning_rates)
         if (len(synthetic) or family.arm.role != "synthetic_only")
-        and (len(pool) or family.arm.added not in OF_POOL)
-        and (of_base is not None or family.arm.added != OF_BASE)
+        and (len(pool) or not {*OF_POOL} & {*family.arm.adds()})
+        and (of_base is not None or OF_BASE not in family.arm.adds())
     ]
     runs = out / _RUNS
-    wanted = [family.arm.added for family in families if family.arm.added]
+    wanted = [kind for family in families for kind in family.arm.adds()]
     rivals = make_rivals(params, dataset, accepted, wanted, out / _RIVALS, tracker, of_base)
     sources = Sources(dataset, accepted, runs, rivals)
     steps = classifier_steps(params.steps, len(train))

@@ -84,8 +84,9 @@ FOUND = (*OF_POOL, OF_BASE)  # real rows from elsewhere
 
 
 def test_arms_of_found_rows_may_train_as_each_other_baseline_does() -> None:
-    of_found = [one for one in plan_arms(DEFAULT_ARMS, (0.5,), RATES) if one.arm.added in FOUND]
-    assert len(of_found) == len(FOUND)
+    planned = plan_arms(DEFAULT_ARMS, (0.5,), RATES)
+    of_found = [one for one in planned if {*one.arm.adds()} & {*FOUND}]
+    assert [one.arm.name for one in of_found] == [*FOUND, "mixed_pool", "mixed_base"]
     for one in of_found:
         best = replace(one.arm, learning_rate=RATES[1], share=0.25)
         tried = one.third_round(best)
@@ -100,7 +101,8 @@ def test_arms_of_found_rows_may_train_as_each_other_baseline_does() -> None:
 
 def test_no_other_arm_and_no_way_that_no_baseline_goes() -> None:
     for one in plan_arms(DEFAULT_ARMS, (0.5,), RATES):
-        assert one.arm.added in FOUND or one.third_round(one.arm) == (one.arm,)
+        of_found = {*one.arm.adds()} & {*FOUND}
+        assert of_found or one.third_round(one.arm) == (one.arm,)
     lone = plan_arms(("real_augmented", "pseudo_labels"), (0.5,), RATES)[1]
     assert lone.third_round(lone.arm) == (lone.arm,)
     strong = plan_arms(("real_augmented_strong", "pseudo_labels"), (0.5,), RATES)[1]
@@ -140,6 +142,36 @@ def test_rows_of_other_kinds_are_no_real_rows() -> None:
     rows = draw(Arm("smote", "baseline", 0.5, "none", True, "smote"), pools)
     assert not SYNTHETIC[rows].any()
     assert (rows[LABELS[rows] == 2] == 10).all()
+
+
+def test_of_two_added_kinds_each_is_drawn_as_often() -> None:
+    beside = np.array([11, 12, 13])  # of class 1
+    none = beside[:0]
+    synthetic = (none, np.array([8, 9, 9]), np.array([14]))
+    pools = Pools(POOLS.real, {"synthetic": synthetic, OF_BASE: (none, beside, none)})
+    one = arm("mixed_base", share=0.8)
+    assert one.synthetic_share() == pytest.approx(0.4)
+    found = draws(one, pools)
+    rows = found.added[found.use_added & (LABELS[found.rows()] == 1)]
+    of_beside = np.isin(rows, beside)
+    assert of_beside.mean() == pytest.approx(0.5, abs=0.02)
+    np.testing.assert_allclose(
+        np.bincount(rows[of_beside] - 11, minlength=3) / of_beside.sum(), 1 / 3, atol=0.03
+    )
+    assert (rows[~of_beside] == 9).mean() == pytest.approx(2 / 3, abs=0.03)
+    # Class 2 has synthetic rows alone, class 0 real ones.
+    of_two = found.rows()[found.use_added & (LABELS[found.rows()] == 2)]
+    assert set(of_two) == {14}
+    assert not found.use_added[LABELS[found.real] == 0].any()
+    # Real rows stay those of the other arms.
+    assert (found.real == draws(arm("mixed")).real).all()
+
+
+def test_without_synthetic_rows_an_arm_of_two_kinds_is_its_twin() -> None:
+    added = {OF_BASE: tuple(POOLS.added["synthetic"])}
+    pools = Pools(POOLS.real, added)
+    assert (draw(arm("mixed_base"), pools) == draw(arm("base_images"), pools)).all()
+    assert (draw(arm("mixed_pool"), pools) == draw(arm("real_augmented"), pools)).all()
 
 
 def test_synthetic_only_draws_from_its_classes_alone() -> None:
@@ -213,9 +245,11 @@ def test_a_twin_is_a_baseline_that_trains_alike() -> None:
             other = planned[twin]
             assert other.role == "baseline"
             assert (other.augmentation, other.mix) == (one.augmentation, one.mix)
-            assert other.added is None
+            assert other.added == one.beside
     assert planned["mixed_cutmix"].twin() == "cutmix"
     assert planned["mixed_mixup"].twin() == "mixup"
+    assert planned["mixed_pool"].twin() == "pseudo_labels_soft"
+    assert planned["mixed_base"].twin() == "base_images"
 
 
 def test_pooled_runs_know_the_same_twins() -> None:

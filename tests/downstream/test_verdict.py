@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -248,3 +250,7 @@ def test_arms_are_described_in_plain_words() -> None:
         "real rows, every class drawn equally often; 50 % of the draws synthetic; lightly augmented"
     )
     assert describe_arm(REAL) == "real rows, rows drawn as they come"
+    assert describe_arm(replace(MIXED, beside="base_images")) == (
+        "real rows, every class drawn equally often; 50 % of the draws synthetic and, as often as "
+        "these, the images that the base was trained on, with their labels; lightly augmented"
+    )

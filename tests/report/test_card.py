@@ -108,6 +108,18 @@ def test_the_card_says_what_the_interval_covers(tmp_path: Path) -> None:
     assert "comes from 3 splits of one dataset" in data_card(replace(made, verdict=many))
 
 
+def test_the_card_names_draws_of_the_winning_arm_that_are_not_in_the_dataset(
+    tmp_path: Path,
+) -> None:
+    made = facts(tmp_path, Fake(), 0.25)
+    assert "which are not in this dataset" not in data_card(made)
+    won = made.verdict.model_copy(update={"best_synthetic": "mixed_base"})
+    assert (
+        "25 % of the draws are synthetic, as in the winning arm (mixed\\_base); as many draws of "
+        "that arm are images that the generator's base was trained on, which are not in this"
+    ) in data_card(replace(made, verdict=won))
+
+
 def test_the_card_says_how_copying_was_watched(tmp_path: Path) -> None:
     card = data_card(facts(tmp_path / "a", Fake(), 0.5))
     assert "at most 1 % of its samples were copies" in card

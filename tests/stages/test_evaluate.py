@@ -205,6 +205,7 @@ def test_rivals_of_the_pool_take_part_where_there_is_one(tmp_path: Path, recordi
         "retrieval",
         "mixed",
         "mixed_cutmix",
+        "mixed_pool",
     )
     settings = params(arms=names, pseudo_confidence=0.0)
     inputs = make_inputs(tmp_path / "without")
@@ -224,12 +225,14 @@ def test_rivals_of_the_pool_take_part_where_there_is_one(tmp_path: Path, recordi
     run(settings, inputs, tmp_path / "with" / "evaluate", recording_tracker)
     verdict = json.loads((tmp_path / "with" / "evaluate" / "verdict.json").read_text())
     assert [arm["name"] for arm in verdict["arms"]] == list(names)
+    described = verdict["arms"][-1]["description"]
+    assert "and, as often as these, unlabelled images with the probabilities" in described
 
 
 def test_the_images_of_the_base_are_a_baseline_where_they_are_at_hand(
     tmp_path: Path, recording_tracker
 ) -> None:
-    names = ("real_augmented", "base_images", "mixed")
+    names = ("real_augmented", "base_images", "mixed", "mixed_base")
     inputs = make_inputs(tmp_path)
     run(params(arms=names), inputs, tmp_path / "evaluate", recording_tracker)
     verdict = json.loads((tmp_path / "evaluate" / "verdict.json").read_text())
@@ -243,6 +246,8 @@ def test_the_images_of_the_base_are_a_baseline_where_they_are_at_hand(
     (arm,) = (one for one in verdict["arms"] if one["name"] == "base_images")
     assert (arm["role"], arm["share"]) == ("baseline", 0.5)
     assert "50 % of the draws the images that the base was trained on" in arm["description"]
+    (best,) = (one for one in verdict["arms"] if one["name"] == "mixed_base")
+    assert (best["role"], best["share"]) == ("synthetic", 0.5)
     assert verdict["n"]["base_images"] == 27
     told = [(name, rows, context) for name, _, rows, context in recording_tracker.datasets]
     assert ("base_images", 27, "training") in told
