@@ -28,7 +28,7 @@ demo: $(READY) ## run the whole flow on real handwritten digits, and print the v
 	$(BIN)/python -m flows.augment
 
 test: $(READY) ## unit tests and both drivers end to end
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --durations=30
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=30
 
 check: $(READY) ## lint (security too), format, types, import contracts, known vulnerabilities
 	$(BIN)/ruff check .

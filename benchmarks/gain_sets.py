@@ -156,17 +156,17 @@ def files_needed(regime: Regime) -> set[str]:
     return {one.partition("-")[0] for one in (regime.files, of_base) if one}
 
 
-def source_path(one: Regime | Base, folders: Folders, root: Path) -> Path | None:
+def source_path(made: Regime | Base, folders: Folders, root: Path) -> Path | None:
     """Return where the images of a regime or a base are, made below `root` where they must be."""
-    if one.files is None:
+    if made.files is None:
         return None
-    name, _, half = one.files.partition("-")
+    name, _, half = made.files.partition("-")
     folder = folders[name]
     if folder is None:
-        raise typer.BadParameter(f"{one.name}: give --{name} DIR")
+        raise typer.BadParameter(f"{made.name}: give --{name} DIR")
     if name == "emoji":
         return emoji(folder, root, half)
-    return cut_mnist(folder, root) if one.prepare.get("source") == "npz" else folder
+    return cut_mnist(folder, root) if made.prepare.get("source") == "npz" else folder
 
 
 def cut_mnist(files: Path, root: Path) -> Path:

@@ -77,9 +77,16 @@ DEFAULT_ARMS: tuple[ArmName, ...] = (
     "pretrained",
     "synthetic_only",
 )
+# Baselines of images that are not there in every run.
+ELSEWHERE: tuple[BaselineName, ...] = (
+    "pseudo_labels",
+    "pseudo_labels_soft",
+    "retrieval",
+    "base_images",
+)
 # Arms that see other images too, and the baseline that sees these alone: without it a gain might be
 # theirs.
-ON_TOP_OF: dict[ArmName, BaselineName] = {
+ON_TOP_OF: dict[str, str] = {
     "mixed_pool": "pseudo_labels_soft",
     "mixed_base": "base_images",
 }
@@ -756,11 +763,16 @@ class EvaluateParams(Section):
             raise ValueError(
                 "arms needs a baseline, which sees no synthetic image: " + ", ".join(BASELINES)
             )
-        if not any(arm not in (*BASELINES, "synthetic_only") for arm in self.arms):
+        if not any(arm in BASELINES and arm not in ELSEWHERE for arm in self.arms):
+            raise ValueError(
+                f"arms has no baseline but {', '.join(ELSEWHERE)}, which are left out where there "
+                "are no such images; add real_augmented"
+            )
+        if not any(arm not in (*BASELINES, *ON_TOP_OF, "synthetic_only") for arm in self.arms):
             raise ValueError(
                 "arms needs one with real and synthetic images, which the verdict is about: mixed, "
-                "mixed_plain, mixed_strong, mixed_mixup, mixed_cutmix, mixed_downweighted, "
-                "mixed_pool, mixed_base or pretrained"
+                "mixed_plain, mixed_strong, mixed_mixup, mixed_cutmix, mixed_downweighted or "
+                "pretrained"
             )
         for arm, baseline in ON_TOP_OF.items():
             if arm in self.arms and baseline not in self.arms:

@@ -11,6 +11,29 @@ from PIL import Image
 from pipeline.device import torch_threads
 from pipeline.tracking.tracker import NullTracker, Scalar
 
+# Files of minutes, the longest first: one that begins last would leave the other core idle.
+_LONG = (
+    "e2e/test_cancellation",
+    "e2e/test_workers",
+    "faults/test_kills",
+    "e2e/test_versioning",
+    "e2e/test_together",
+    "faults/test_kill",
+    "e2e/test_drivers",
+    "flows/test_deployments",
+    "curation/test_planted",
+    "stages/test_evaluate",
+    "stages/test_synthesize",
+    "stages/test_train",
+    "stages/test_controls",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first; the others, and the tests of a file, stay in their order."""
+    places = {Path(__file__).parent / f"{name}.py": place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _stage_arithmetic() -> Iterator[None]:

@@ -85,8 +85,16 @@ def test_the_recipe_reaches_prepare_alone(tmp_path: Path) -> None:
         ("train: {base_channels: 12}", r"train\.base_channels = 12: .*multiple of 8"),
         ("evaluate: {arms: [mixed]}", "arms needs a baseline"),
         ("evaluate: {arms: [real]}", "arms needs one with real and synthetic images"),
-        ("evaluate: {arms: [real, mixed_base]}", "arms has mixed_base, which needs base_images"),
-        ("evaluate: {arms: [real, mixed_pool]}", "mixed_pool, which needs pseudo_labels_soft"),
+        ("evaluate: {arms: [retrieval, mixed]}", "no baseline but .*; add real_augmented"),
+        ("evaluate: {arms: [base_images, real, mixed_base]}", "arms needs one with real and"),
+        (
+            "evaluate: {arms: [real, mixed, mixed_base]}",
+            "arms has mixed_base, which needs base_images",
+        ),
+        (
+            "evaluate: {arms: [real, mixed, mixed_pool]}",
+            "mixed_pool, which needs pseudo_labels_soft",
+        ),
         ("evaluate: {arms: []}", r"evaluate\.arms = \[\]"),
         ("synthesize: {images_per_class: many}", r"synthesize\.images_per_class = \"many\""),
         ("assemble: {name: ../../etc}", r"assemble\.name = "),

@@ -47,11 +47,12 @@ class Arm:
     Attributes:
         name: "real", "mixed" and so on.
         role: what it is compared as.
-        share: probability that a draw is of `added`, in (0, 1]; None where nothing is added.
+        share: probability that a draw is no real row, in (0, 1]; None where nothing is added.
         augmentation: policy applied to every image it sees.
         balanced: classes are drawn with equal probability, else rows are.
         added: what it sees beside the real rows.
-        beside: kind of every second added row, where two kinds are added.
+        beside: kind of every second added row, where two kinds are added; named as the baseline
+            that adds it alone.
         loss: of one row.
         strength: focal's gamma, logit adjustment's tau, the Beta distribution's alpha of mixup and
             cutmix; 0 where there is none.
@@ -88,10 +89,16 @@ class Arm:
         return tuple(kind for kind in (self.added, self.beside) if kind is not None)
 
     def synthetic_share(self) -> float:
-        """Return the chance that a draw is synthetic, where each class has rows of all kinds."""
-        if self.role == "baseline":
+        """Return the chance of a synthetic row among draws of real and synthetic ones."""
+        if self.role == "baseline" or self.share is None:
             return 0.0
-        return (self.share or 0.0) / (1 if self.beside is None else 2)
+        return self.share if self.beside is None else self.share / (2 - self.share)
+
+    def trained_as(self, other: "Arm") -> "Arm":
+        """Return this arm, augmented and mixed as another one is."""
+        return replace(
+            self, augmentation=other.augmentation, mix=other.mix, strength=other.strength
+        )
 
     def twin(self) -> str | None:
         """Return the name of the baseline that trains as this arm does, without synthetic rows."""
@@ -233,7 +240,7 @@ def plan_arms(
         if name in names and kind != Kind(policy)
     )
     return tuple(
-        replace(family, kinds=kinds) if {*OF_POOL, OF_BASE} & {*family.arm.adds()} else family
+        replace(family, kinds=kinds) if family.arm.added in (*OF_POOL, OF_BASE) else family
         for family in families
     )
 
@@ -349,10 +356,11 @@ def draw_rows(arm: Arm, pools: Pools, batch_images: int, random: np.random.Gener
         _refuse_empty(len(every), arm)
         drawn_rows = every[_scale(u_row, np.asarray(len(every)))]
         return Draw(drawn_rows, drawn_rows, np.zeros(batch_images, dtype=bool))
-    real = np.array([len(rows) for rows in pools.real])
-    of_added, of_beside = _rows_of(pools, arm.added), _rows_of(pools, arm.beside)
-    beside = np.array([len(rows) for rows in of_beside])
-    added = np.array([len(rows) for rows in of_added]) + beside
+    of_first, of_second = _rows_of(pools, arm.added), _rows_of(pools, arm.beside)
+    real, first, second = (
+        np.array([len(rows) for rows in kind]) for kind in (pools.real, of_first, of_second)
+    )
+    added = first + second
     served = real if arm.share is None else real + added
     if arm.role == "synthetic_only":
         served = added
@@ -363,7 +371,14 @@ def draw_rows(arm: Arm, pools: Pools, batch_images: int, random: np.random.Gener
     if arm.share is not None:
         use_added |= real[drawn] == 0
     of_real = _row_of(pools.real, real, drawn, u_row)
-    of_kind = _either(of_added, of_beside, drawn, u_added)
+    # A draw of the second kind is one that the arm of this kind alone would make too.
+    half = np.where(real[drawn] > 0, arm.share or 0.0, 1.0) / 2
+    use_second = (second[drawn] > 0) & ((u_kind < half) | (first[drawn] == 0))
+    of_kind = np.where(
+        use_second,
+        _row_of(of_second, second, drawn, u_added),
+        _row_of(of_first, first, drawn, u_added),
+    )
     return Draw(
         np.where(real[drawn] > 0, of_real, of_kind),
         np.where(added[drawn] > 0, of_kind, of_real),
@@ -375,24 +390,6 @@ def _rows_of(pools: Pools, kind: Added | None) -> tuple[Rows, ...]:
     """Return the rows of a kind by class; none of them where there are none."""
     none = tuple(rows[:0] for rows in pools.real)
     return none if kind is None else pools.added.get(kind, none)
-
-
-def _either(
-    first: tuple[Rows, ...],
-    second: tuple[Rows, ...],
-    drawn: Rows,
-    uniform: npt.NDArray[np.float64],
-) -> Rows:
-    """Return (B,) a row of each drawn class, of either kind alike; -1 where it has neither."""
-    sizes = [np.array([len(rows) for rows in kind]) for kind in (first, second)]
-    both = (sizes[0][drawn] > 0) & (sizes[1][drawn] > 0)
-    use_second = np.where(both, uniform >= 0.5, sizes[0][drawn] == 0)
-    uniform = np.where(both, (2 * uniform) % 1, uniform)
-    return np.where(
-        use_second,
-        _row_of(second, sizes[1], drawn, uniform),
-        _row_of(first, sizes[0], drawn, uniform),
-    )
 
 
 def _row_of(

@@ -108,6 +108,7 @@ class Comparison:
         looks: one a look; the last one counts.
         power: the least gain that could have been shown.
         worth: what the synthetic rows are worth in real ones; None where not asked for.
+        worth_arm: the best arm that sees these two kinds of rows alone, whose gain it is of.
     """
 
     arms: tuple[Arm, ...]
@@ -116,6 +117,7 @@ class Comparison:
     looks: tuple[Look, ...]
     power: Power
     worth: Worth | None
+    worth_arm: Arm | None = None
 
     def last(self) -> Look:
         """Return the look that counts."""
@@ -166,7 +168,7 @@ def compare(
             break
     everyone = tuple(dict.fromkeys((*arms, *(arm for arm, _ in results))))  # the user's own last
     worth = _worth(found[-1], results, params, held_out, train)
-    return Comparison(everyone, tried, results, tuple(found), power, worth)
+    return Comparison(everyone, tried, results, tuple(found), power, *worth)
 
 
 def balanced_accuracy(results: Results, arm: Arm, labels: Labels, classes: int) -> float:
@@ -236,6 +238,12 @@ def _search(
     for number, tries in enumerate(rounds, start=1):
         task = f"search {number} of {len(rounds)}"
         best = best_of(task, [tries(*pair) for pair in zip(families, best, strict=True)])
+    if any(arm.beside for arm in best):  # where they differ is in the synthetic rows, not in this
+        found = {arm.name: arm for arm in best}
+        best = best_of(
+            "search of both kinds",
+            [(arm.trained_as(found[arm.beside]) if arm.beside else arm,) for arm in best],
+        )
     chosen = set(best)
     order = {family.arm.name: place for place, family in enumerate(families)}
     tried = sorted(scores, key=lambda arm: order[arm.name])
@@ -311,18 +319,25 @@ def _worth(
     params: EvaluateParams,
     held_out: HeldOut,
     train: Callable[[str, Sequence[Pair]], Results],
-) -> Worth | None:
-    """Return what the synthetic rows are worth, by the best baseline that sees real rows alone.
+) -> tuple[Worth | None, Arm | None]:
+    """Return what the synthetic rows are worth, and the arm that says so.
 
-    One that adds rows made from all real ones (SMOTE) would have no curve.
+    Measured by the best baseline that sees real rows alone; one that adds rows made from all real
+    ones (SMOTE) would have no curve. None where no arm sees nothing else on either side.
     """
-    if not params.curve_fractions:
-        return None
     alone = {
         pair: found
         for pair, found in results.items()
         if pair[0].role == "baseline" and pair[0].added is None and not pair[0].by_user
     }
+    of_two = {
+        pair: found
+        for pair, found in results.items()
+        if pair[0].role == "synthetic" and pair[0].beside is None
+    }
+    if not (params.curve_fractions and alone and of_two):
+        return None, None
+    synthetic = best_arm(of_two, "synthetic", held_out)
     baseline = best_arm(alone, "baseline", held_out)
     fractions = sorted(params.curve_fractions)
     thinner = [replace(baseline, real_fraction=one) for one in fractions]
@@ -336,10 +351,11 @@ def _worth(
         ]
 
     rows = [accuracies(found, arm) for arm in thinner] + [accuracies(results, baseline)]
-    return worth_in_images(
+    worth = worth_in_images(
         np.asarray([*fractions, 1.0]) * held_out.training_images,
         np.asarray(rows),
-        np.asarray(accuracies(results, look.synthetic)),
+        np.asarray(accuracies(results, synthetic)),
         held_out.training_images,
         numpy_generator(params.seed, "evaluate", "worth"),
     )
+    return worth, synthetic

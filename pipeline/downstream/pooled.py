@@ -20,20 +20,20 @@ from pipeline.downstream.compare import ArmGain, SplitOutcomes, paired_gains
 from pipeline.downstream.tail import tail_classes
 from pipeline.downstream.verdict import decide, in_points, make_sentence, spread
 from pipeline.errors import InputError
+from pipeline.params import ON_TOP_OF
 from pipeline.seeds import numpy_generator
 
 _COLUMNS = ("arm", "seed", "split", "id", "label", "predicted")
 _MOST_BYTES = 4 << 30
 # The same training without synthetic rows, by the names of the default arms.
-TWINS = {
+TWINS: dict[str, str] = {
     "mixed": "real_augmented",
     "mixed_plain": "real_balanced",
     "mixed_strong": "real_augmented_strong",
     "mixed_mixup": "mixup",
     "mixed_cutmix": "cutmix",
     "mixed_downweighted": "real_augmented",
-    "mixed_pool": "pseudo_labels_soft",
-    "mixed_base": "base_images",
+    **ON_TOP_OF,
     "pretrained": "real_augmented",
 }
 

@@ -225,6 +225,7 @@ def make_verdict(
     tail = held_out.tail
     losers = regressed(gain, tail, margin_points)
     doubts = len(losers) + (look.seeds < _ENOUGH_SEEDS) + (look.own is None)
+    doubts += look.synthetic.beside is not None
     shown = [gain.balanced_accuracy, *([look.own.balanced_accuracy] if look.own else [])]
     decision = decide(shown, available, counts["test"], doubts)
     thin = [
@@ -335,8 +336,8 @@ def describe_arm(arm: Arm) -> str:
     elif arm.added_first:
         parts = [f"synthetic rows for the first {share} of the steps, then {parts[0]}"]
     elif arm.added is not None:
-        other = "" if arm.beside is None else f" and, as often as these, {kinds[arm.beside]}"
-        parts.append(f"{share} of the draws {kinds[arm.added]}{other}")
+        each = f"{100 * (arm.share or 0.0) / len(arm.adds()):g} % of the draws"
+        parts += [f"{each} {kinds[kind]}" for kind in arm.adds()]
     if arm.augmentation != "none":
         how = {"light": "lightly", "strong": "strongly"}[arm.augmentation]
         parts.append(f"{how} augmented")
@@ -387,6 +388,11 @@ def _reasons(
         reasons.append(
             f"Against {twin}, the same training without synthetic images, the gain is "
             f"{own.value:+z.2f} points ({own.low:+z.2f} to {own.high:+z.2f}): it may be another's."
+        )
+    if available and look.synthetic.beside is not None:
+        reasons.append(
+            f"{look.synthetic.name} was trained on other images too, as {look.synthetic.beside} "
+            "is; the dataset does not hold them, and what it brings alone is shown by other arms."
         )
     if look.seeds < _ENOUGH_SEEDS:
         reasons.append(
@@ -468,6 +474,7 @@ def _curve(comparison: Comparison) -> dict[str, Any] | None:
     if worth is None:
         return None
     return {
+        "arm": "" if comparison.worth_arm is None else comparison.worth_arm.name,
         "points": [asdict(point) for point in worth.points],
         "worth_images": worth.worth,
         "worth_low": worth.low,

@@ -18,7 +18,7 @@ from scipy.spatial.distance import pdist
 
 from pipeline.errors import StageError
 from pipeline.metrics.estimate import Rows, require_comparable
-from pipeline.metrics.threads import in_order
+from pipeline.metrics.threads import in_order, one_blas_thread
 
 Kernel = Literal["polynomial", "gaussian"]
 _Array = npt.NDArray[np.float64]
@@ -96,7 +96,8 @@ def kernel_distance(
     centre = _mean(real) if kernel == "gaussian" else np.zeros(real.shape[1])
     gram = _gram(kernel, real)
     blocks = _blocks(len(real), len(fake))
-    with np.errstate(over="ignore", invalid="ignore"):
+    # One limit for all products below, which would each look for the BLAS that are loaded.
+    with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
         found = [_unbiased_mmd(real[own], fake[other], centre, gram) for own, other in blocks]
     value = sum(one for one, _ in found) / len(found)
     variance = sum(one for _, one in found) / len(found) ** 2

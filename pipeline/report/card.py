@@ -229,7 +229,7 @@ def _rows(facts: CardFacts) -> str:
     return _table(header, body)
 
 
-_NOT_HERE = {  # what these arms see beside real and synthetic images
+NOT_HERE = {  # what these arms see beside real and synthetic images
     "mixed_pool": "unlabelled images with the probabilities of an ensemble",
     "mixed_base": "images that the generator's base was trained on",
 }
@@ -244,8 +244,11 @@ def _weights(facts: CardFacts) -> str:
             f"{100 * facts.share:g} % of the draws are synthetic, as in the winning arm "
             f"({escape_markdown(facts.verdict.best_synthetic)})"
         )
-        if others := _NOT_HERE.get(facts.verdict.best_synthetic):
-            how += f"; as many draws of that arm are {others}, which are not in this dataset"
+        if others := NOT_HERE.get(facts.verdict.best_synthetic):
+            how += (
+                f", which draws {others} as often. These are not in this dataset: to train without "
+                "them is another way than the one that was measured"
+            )
     return (
         f"`sampling_weight` is the chance of each training row to be drawn: {how}. The weights add "
         "up to 1 over `train`; they are 0 in `validation` and `test`, which are never drawn from.\n"

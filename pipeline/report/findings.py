@@ -275,7 +275,7 @@ def base_caution(
     if not of_pool:
         seen += " that no baseline saw, so part of any gain"
     elif base_images.beyond <= most:
-        seen += f" that only the baselines of the pool saw too ({of_pool}), so part of any gain "
+        seen += f" that only the arms of the pool saw too ({of_pool}), so part of any gain "
         seen += "over the others"
     else:
         seen += f". The baselines of the pool ({of_pool}) looked at no more than {most:,} of them, "

@@ -216,8 +216,10 @@ def _draw(
 
 
 def _worth(verdict: Verdict) -> str:
-    arm = verdict.arm(verdict.best_synthetic)
-    if verdict.learning_curve is None or arm is None:
+    if verdict.learning_curve is None:
+        return ""
+    arm = verdict.arm(verdict.learning_curve.arm)
+    if arm is None:
         return ""
     reached = arm.test_balanced_accuracy.mean
     return worth_figure(verdict.learning_curve, reached, verdict.n.training)

@@ -36,7 +36,7 @@ class ArmResult(Record):
         name: of the arm.
         role: `synthetic` arms may win; `synthetic_only` is there for comparison alone.
         description: what it does, in plain words.
-        share: chance that a draw is synthetic; None where there is no such chance.
+        share: chance that a draw is no real row; None where there is no such chance.
         settings: what its search on validation rows found.
         seeds: how many times it was trained.
         calibration_error: expected, over 15 bins; low is good.
@@ -140,10 +140,12 @@ class LearningCurve(Record):
     """How many labelled images the synthetic ones are worth.
 
     Attributes:
+        arm: of the two kinds of images alone, whose worth it is.
         worth_images: further labelled images that would bring as much; None: it cannot be told.
         beyond: does the interval reach beyond what the curve can tell?
     """
 
+    arm: str
     points: list[CurvePoint]
     worth_images: float | None
     worth_low: float | None
@@ -170,7 +172,8 @@ class Verdict(Record):
 
     Attributes:
         reasons: why care is needed, or why not; may be empty.
-        winning_share: share of synthetic draws in the best synthetic arm.
+        winning_share: share of synthetic ones among the best synthetic arm's draws of real and
+            synthetic images.
         interval_points: of the gain over the best baseline; its low end must be above zero.
         twin: the same training as the best synthetic arm's, without synthetic images.
         own_gain_points: gain over the twin; None where it took no part.

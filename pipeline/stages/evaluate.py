@@ -53,7 +53,8 @@ class EvaluateSummary(Summary):
         sentence: the verdict in plain words.
         best_baseline: name of the best arm without synthetic images.
         best_synthetic: name of the best arm with them.
-        winning_share: share of synthetic draws of `best_synthetic`.
+        winning_share: share of synthetic ones among `best_synthetic`'s draws of real and synthetic
+            rows.
         gain_points: gain of `best_synthetic` in balanced accuracy, in percentage points.
         interval_points: low and high end of its interval.
     """

@@ -84,9 +84,8 @@ FOUND = (*OF_POOL, OF_BASE)  # real rows from elsewhere
 
 
 def test_arms_of_found_rows_may_train_as_each_other_baseline_does() -> None:
-    planned = plan_arms(DEFAULT_ARMS, (0.5,), RATES)
-    of_found = [one for one in planned if {*one.arm.adds()} & {*FOUND}]
-    assert [one.arm.name for one in of_found] == [*FOUND, "mixed_pool", "mixed_base"]
+    of_found = [one for one in plan_arms(DEFAULT_ARMS, (0.5,), RATES) if one.arm.added in FOUND]
+    assert len(of_found) == len(FOUND)
     for one in of_found:
         best = replace(one.arm, learning_rate=RATES[1], share=0.25)
         tried = one.third_round(best)
@@ -101,8 +100,7 @@ def test_arms_of_found_rows_may_train_as_each_other_baseline_does() -> None:
 
 def test_no_other_arm_and_no_way_that_no_baseline_goes() -> None:
     for one in plan_arms(DEFAULT_ARMS, (0.5,), RATES):
-        of_found = {*one.arm.adds()} & {*FOUND}
-        assert of_found or one.third_round(one.arm) == (one.arm,)
+        assert one.arm.added in FOUND or one.third_round(one.arm) == (one.arm,)
     lone = plan_arms(("real_augmented", "pseudo_labels"), (0.5,), RATES)[1]
     assert lone.third_round(lone.arm) == (lone.arm,)
     strong = plan_arms(("real_augmented_strong", "pseudo_labels"), (0.5,), RATES)[1]
@@ -150,7 +148,7 @@ def test_of_two_added_kinds_each_is_drawn_as_often() -> None:
     synthetic = (none, np.array([8, 9, 9]), np.array([14]))
     pools = Pools(POOLS.real, {"synthetic": synthetic, OF_BASE: (none, beside, none)})
     one = arm("mixed_base", share=0.8)
-    assert one.synthetic_share() == pytest.approx(0.4)
+    assert one.synthetic_share() == pytest.approx(0.4 / 0.6)  # two kinds of three
     found = draws(one, pools)
     rows = found.added[found.use_added & (LABELS[found.rows()] == 1)]
     of_beside = np.isin(rows, beside)
@@ -165,6 +163,20 @@ def test_of_two_added_kinds_each_is_drawn_as_often() -> None:
     assert not found.use_added[LABELS[found.real] == 0].any()
     # Real rows stay those of the other arms.
     assert (found.real == draws(arm("mixed")).real).all()
+    # So do added ones, where both draw one of the kind.
+    twin = draws(arm("base_images", share=0.4), pools)
+    same = twin.use_added & (LABELS[twin.rows()] == 1)
+    assert same.any()
+    assert (found.rows()[same] == twin.rows()[same]).all()
+    mixed = draws(arm("mixed", share=0.8), pools)
+    same = found.use_added & (found.added < 10) & (LABELS[found.rows()] == 1)
+    assert (found.rows()[same] == mixed.rows()[same]).all()
+
+
+def test_an_arm_is_augmented_and_mixed_as_another() -> None:
+    one = arm("mixed_base", share=0.25, learning_rate=0.5)
+    changed = one.trained_as(arm("mixed_cutmix"))
+    assert changed == replace(one, mix="cutmix", strength=0.5)
 
 
 def test_without_synthetic_rows_an_arm_of_two_kinds_is_its_twin() -> None:

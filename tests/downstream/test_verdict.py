@@ -54,7 +54,9 @@ def gain_of(low, value, high, classes=(0.0, 0.1, 0.2, 0.3), spread=0.05) -> ArmG
     return ArmGain(overall, simultaneous, Interval(0.2, 0.1, 0.3), each, wide, 0.01, np.zeros(3))
 
 
-def comparison(results: dict, gain: ArmGain, own: ArmGain | None = None) -> Comparison:
+def comparison(
+    results: dict, gain: ArmGain, own: ArmGain | None = None, best: Arm = MIXED
+) -> Comparison:
     baseline = REAL
     every = {
         pair: found
@@ -62,7 +64,7 @@ def comparison(results: dict, gain: ArmGain, own: ArmGain | None = None) -> Comp
         for pair in [(arm, seed) for seed in range(SEEDS)]
     }
     gains = {arm.name: gain for arm in results if arm != baseline}
-    look = Look(SEEDS, 0.97, baseline, MIXED, gains, own, True)
+    look = Look(SEEDS, 0.97, baseline, best, gains, own, True)
     tried = tuple(Tried(arm, 0.5, True) for arm in results)
     power = Power(1.5, 0.8, 0.1, SEEDS, 40)
     return Comparison(tuple(results), tried, every, (look,), power, None)
@@ -213,8 +215,9 @@ def test_the_verdict_holds_what_the_contract_names() -> None:
     assert [row["baseline"] for row in verdict["corruptions"]][:2] == pytest.approx([0.5, 0.4])
 
 
-def verdict_of(own: ArmGain | None) -> dict:
-    found = comparison({REAL: result(4, 4), MIXED: result(2, 3)}, gain_of(0.05, 0.15, 0.2), own)
+def verdict_of(own: ArmGain | None, best: Arm = MIXED) -> dict:
+    results = {REAL: result(4, 4), best: result(2, 3)}
+    found = comparison(results, gain_of(0.05, 0.15, 0.2), own, best)
     rows = held_out()
     counts = {name: [10] * 4 for name in ("training", "validation", "test", "synthetic")}
     return make_verdict(found, score_arms(found, rows), rows, NAMES, counts, 300, 2.0, 0.95, 500)
@@ -228,6 +231,17 @@ def test_a_gain_that_may_be_augmentations_own_is_not_used() -> None:
     assert verdict["own_interval_points"] == pytest.approx([-1, 5])
     (reason,) = verdict["reasons"]
     assert reason.startswith("Against real_augmented, the same training without synthetic images")
+
+
+def test_a_winner_that_sees_other_images_too_is_used_with_care() -> None:
+    shown = gain_of(0.05, 0.1, 0.15)
+    assert verdict_of(shown)["decision"] == "use"
+    both = replace(MIXED, name="mixed_base", beside="base_images")
+    verdict = verdict_of(shown, both)
+    assert (verdict["decision"], verdict["twin"]) == ("use_with_care", "base_images")
+    (reason,) = verdict["reasons"]
+    assert reason.startswith("mixed_base was trained on other images too, as base_images is")
+    assert verdict["winning_share"] == pytest.approx(1 / 3)
 
 
 def test_without_its_twin_an_arm_is_used_with_care() -> None:
@@ -251,6 +265,6 @@ def test_arms_are_described_in_plain_words() -> None:
     )
     assert describe_arm(REAL) == "real rows, rows drawn as they come"
     assert describe_arm(replace(MIXED, beside="base_images")) == (
-        "real rows, every class drawn equally often; 50 % of the draws synthetic and, as often as "
-        "these, the images that the base was trained on, with their labels; lightly augmented"
+        "real rows, every class drawn equally often; 25 % of the draws synthetic; 25 % of the "
+        "draws the images that the base was trained on, with their labels; lightly augmented"
     )

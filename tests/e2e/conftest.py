@@ -12,6 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
+    "execution": {"workers": 1},  # more than one take longer to start than the work takes
     "prepare": {"imbalance": {"max": 12, "min": 6}, "validation_fraction": 0.1},
     "pretrain": {"base": "pool", "steps": 12, "sheet_images": 4},
     "train": {

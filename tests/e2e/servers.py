@@ -115,17 +115,26 @@ class PrefectServer:
             lines += [one["message"] for one in found]
 
     def stop(self) -> None:
-        for process in reversed(self.processes):
-            for number in (signal.SIGINT, signal.SIGKILL):
-                try:
-                    os.killpg(process.pid, number)
-                except ProcessLookupError:
-                    break
+        # Workers all at once, each of which takes seconds to end; the server last, for their sake.
+        workers = [one for one in self.processes if "worker" in one.args]
+        for group in (workers, [one for one in self.processes if one not in workers]):
+            for process in group:
+                _signal(process, signal.SIGINT)
+            for process in group:
                 try:
                     process.wait(20)
                 except subprocess.TimeoutExpired:
-                    continue
+                    pass
+                _signal(process, signal.SIGKILL)  # whatever is left of its group
+                process.wait(20)
         self.api.close()
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return
 
 
 @contextmanager
@@ -137,6 +146,7 @@ def start_server(project: Any) -> Iterator[PrefectServer]:
         **project.environment,
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "NO_ALBUMENTATIONS_UPDATE": "1",
     }
     # No proxy: the address is this machine.

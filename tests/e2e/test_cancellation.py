@@ -29,9 +29,9 @@ PATIENCE_SECONDS = 180.0
 # Long enough to be caught at it, on a machine that is not busy too.
 LONGER: dict[str, dict[str, Any]] = {
     "pretrain": {"base": "none"},
-    "train": {"steps": 400, "checkpoint_every_steps": 25, "checks": 2},
+    "train": {"steps": 250, "checkpoint_every_steps": 25, "checks": 2},
     "synthesize": {"images_per_class": 24, "sampler_steps": 40, "adapt_below": 0.0},
-    "evaluate": {"steps": 400, "seeds": 4, "curve_fractions": []},
+    "evaluate": {"steps": 250, "seeds": 4, "curve_fractions": []},
 }
 
 

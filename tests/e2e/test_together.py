@@ -1,6 +1,7 @@
 """Two processes of `accelerate launch` train as one does, and leave what one leaves."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -58,6 +59,11 @@ class Place:
     def prepare(self, artifacts):
         write_prepare(self.folder / artifacts / "prepare", [*parts(), pool(40)])
 
+    def copy_inputs(self, artifacts):
+        """Give an artifacts folder what `train` goes on from."""
+        for stage in ("prepare", "pretrain"):
+            shutil.copytree(self.folder / "alone" / stage, self.folder / artifacts / stage)
+
     def alone(self, *arguments):
         return [sys.executable, "-m", "pipeline", *arguments]
 
@@ -97,9 +103,10 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def both(place):
     """Train alone and together."""
+    place.prepare("alone")
+    place.stage("pretrain", "alone", place.alone)
+    place.copy_inputs("pair")
     for artifacts, how in (("alone", place.alone), ("pair", place.together)):
-        place.prepare(artifacts)
-        place.stage("pretrain", artifacts, place.alone)
         place.stage("train", artifacts, how)
     return place.folder / "alone", place.folder / "pair"
 
@@ -147,8 +154,7 @@ def test_a_finished_stage_is_up_to_date_for_both(place, both):
 
 
 def test_two_processes_killed_resume_to_the_very_same_digest(place, both):
-    place.prepare("killed")
-    place.stage("pretrain", "killed", place.alone)
+    place.copy_inputs("killed")
     command = place.together("train", "--no-mlflow", "--artifacts", "killed")
     running = subprocess.Popen(
         command,
@@ -194,8 +200,7 @@ def test_a_base_is_pretrained_and_adapted_together(place):
 
 
 def test_a_run_starts_its_processes_itself(place, both):
-    place.prepare("launched")
-    place.stage("pretrain", "launched", place.alone)
+    place.copy_inputs("launched")
     two = ("--set", "execution.train_processes=2")
     done = place.stage("train", "launched", place.alone, *two)
     said = done.stdout + done.stderr
@@ -219,9 +224,8 @@ def test_an_error_of_launched_processes_is_the_runs_own(place):
     assert "error: train: needs the finished folder of `pretrain`" in done.stderr
 
 
-def test_launched_processes_end_with_the_run_that_was_killed(place):
-    place.prepare("orphans")
-    place.stage("pretrain", "orphans", place.alone)
+def test_launched_processes_end_with_the_run_that_was_killed(place, both):
+    place.copy_inputs("orphans")
     running = subprocess.Popen(
         [
             *place.alone("train", "--no-mlflow", "--artifacts", "orphans"),

@@ -36,9 +36,10 @@ from e2e.conftest import SMALL, Project  # noqa: E402
 from pipeline.folders import WORK, Manifest, read_manifest  # noqa: E402
 from pipeline.params import SECTIONS  # noqa: E402
 
+_WORKERS = ("--set", "execution.workers=2")  # whoever is killed has processes of its own
 COMMANDS = {
-    "run": ("-m", "pipeline", "run"),
-    "flow": ("-m", "flows.augment"),
+    "run": ("-m", "pipeline", "run", *_WORKERS),
+    "flow": ("-m", "flows.augment", *_WORKERS),
 }
 PARTS = ("pipeline", "flows", "params.yaml", "pyproject.toml")
 LONGEST_SECONDS = 900.0  # of one attempt; a run that hangs is a finding

@@ -297,6 +297,7 @@ def _curve(total: int, base: float, worth: float) -> dict[str, Any]:
         for part in (0.25, 0.5, 0.75, 1.0)
     ]
     return {
+        "arm": "mixed",
         "points": points,
         "worth_images": worth,
         "worth_low": 0.4 * worth,

@@ -7,7 +7,8 @@ from report.fake_verdict import write_findings
 
 from pipeline.data.store import StoreInfo
 from pipeline.folders import read_manifest
-from pipeline.report.card import CardFacts, data_card, escape_markdown
+from pipeline.params import ON_TOP_OF
+from pipeline.report.card import NOT_HERE, CardFacts, data_card, escape_markdown
 from pipeline.report.findings import (
     Pretraining,
     Training,
@@ -114,9 +115,10 @@ def test_the_card_names_draws_of_the_winning_arm_that_are_not_in_the_dataset(
     made = facts(tmp_path, Fake(), 0.25)
     assert "which are not in this dataset" not in data_card(made)
     won = made.verdict.model_copy(update={"best_synthetic": "mixed_base"})
+    assert set(NOT_HERE) == set(ON_TOP_OF)
     assert (
-        "25 % of the draws are synthetic, as in the winning arm (mixed\\_base); as many draws of "
-        "that arm are images that the generator's base was trained on, which are not in this"
+        "25 % of the draws are synthetic, as in the winning arm (mixed\\_base), which draws images "
+        "that the generator's base was trained on as often. These are not in this dataset"
     ) in data_card(replace(made, verdict=won))
 
 

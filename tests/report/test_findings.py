@@ -201,7 +201,7 @@ def test_a_base_whose_images_a_baseline_had(caution) -> None:
 )
 def test_a_base_of_the_pool_with_arms_of_the_pool(caution, baselines, named) -> None:
     assert caution("pool", 1400, baselines, here=True) == (
-        "The base learned from 1,400 unlabelled images that only the baselines of the pool saw too "
+        "The base learned from 1,400 unlabelled images that only the arms of the pool saw too "
         f"({named}), so part of any gain over the others may come from the pool rather than from "
         f"synthesis. {HELD_OUT}"
     )

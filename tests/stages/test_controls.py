@@ -98,7 +98,7 @@ def test_the_gate_refuses_what_is_worthless_and_takes_what_is_not(
     write_store(dataset, few, ("three", "eight", "nine"), 8, "L")
     write_store(accepted, SYNTHETIC, ("three", "eight", "nine"), 8, "L")
     params = EvaluateParams(
-        execution=Execution(device="cpu", workers=2),
+        execution=Execution(device="cpu", workers=1),
         search_seeds=0,
         seeds=4,
         steps=80,

@@ -226,7 +226,7 @@ def test_rivals_of_the_pool_take_part_where_there_is_one(tmp_path: Path, recordi
     verdict = json.loads((tmp_path / "with" / "evaluate" / "verdict.json").read_text())
     assert [arm["name"] for arm in verdict["arms"]] == list(names)
     described = verdict["arms"][-1]["description"]
-    assert "and, as often as these, unlabelled images with the probabilities" in described
+    assert "25 % of the draws unlabelled images with the probabilities" in described
 
 
 def test_the_images_of_the_base_are_a_baseline_where_they_are_at_hand(

@@ -96,6 +96,7 @@ VERDICT = {
         for seeds in (2, 4)
     ],
     "learning_curve": {
+        "arm": "mixed",
         "points": [
             {"real_images": images, "balanced_accuracy": score, "low": 0.7, "high": 0.95}
             for images, score in ((60.0, 0.8), (120.5, 0.9))
