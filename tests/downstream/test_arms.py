@@ -16,7 +16,7 @@ from pipeline.downstream.arms import (
 )
 from pipeline.downstream.pooled import TWINS
 from pipeline.errors import StageError
-from pipeline.params import DEFAULT_ARMS
+from pipeline.params import DEFAULT_ARMS, ELSEWHERE, ON_TOP_OF
 
 # Real rows: class 0 has 0..7, class 1 has 8..9, class 2 has 10. Synthetic: 11..13 of 1, 14 of 2.
 LABELS = np.array([0] * 8 + [1] * 2 + [2] + [1] * 3 + [2], dtype=np.int64)
@@ -81,6 +81,12 @@ def test_every_arm_is_searched_over_the_same_rates_and_then_its_own_knob() -> No
 
 
 FOUND = (*OF_POOL, OF_BASE)  # real rows from elsewhere
+
+
+def test_params_know_which_arms_need_other_images() -> None:
+    assert FOUND == ELSEWHERE
+    planned = [one.arm for one in plan_arms(DEFAULT_ARMS, (0.5,), RATES)]
+    assert {one.name: one.beside for one in planned if one.beside} == ON_TOP_OF
 
 
 def test_arms_of_found_rows_may_train_as_each_other_baseline_does() -> None:
