@@ -1080,7 +1080,8 @@ def _explain(detail: Any, origin: str) -> str:
         return f"{origin}: {name} is not a known key; {hint}allowed here: {', '.join(allowed)}"
     message = detail["msg"].removeprefix("Value error, ")
     message = f"{message[:1].lower()}{message[1:]}"
-    if name == "servers.database":
+    of_several_keys = detail["type"] == "value_error" and isinstance(detail.get("input"), dict)
+    if name == "servers.database" or of_several_keys:
         return f"{origin}: {name}: {message}"
     value = _without_secrets(json.dumps(detail.get("input"), default=str))
     if len(value) > 80:

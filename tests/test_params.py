@@ -115,6 +115,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None
     assert str(caught.value).startswith(str(tmp_path / "params.yaml"))
 
 
+def test_keys_that_do_not_go_together_are_told_without_the_whole_section(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, "evaluate: {arms: [real]}\n")
+    assert "params.yaml: evaluate: arms needs one with real and synthetic" in str(caught.value)
+
+
 def test_every_error_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         load(tmp_path, "train: {steps: 0, stepz: 1}\nreport: {examples: -1}\n")
@@ -150,7 +156,7 @@ def test_a_fault_that_stands_in_pretrain_too_is_told_there_too(tmp_path: Path) -
     with pytest.raises(InputError) as caught:
         load(tmp_path, "train: {zero_terminal_snr: true}\npretrain: {prediction: noise}\n")
     (line,) = str(caught.value).splitlines()
-    assert "params.yaml: pretrain = " in line
+    assert "params.yaml: pretrain: prediction noise says" in line
 
 
 def test_pretrain_takes_the_network_of_train_and_may_have_its_own(tmp_path: Path) -> None:
