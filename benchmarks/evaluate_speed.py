@@ -41,13 +41,13 @@ from pipeline.features.classifier import (
     fit_classifier,
     predict,
 )
-from pipeline.params import DEFAULT_ARMS, EvaluateParams, PrepareParams
+from pipeline.params import DEFAULT_ARMS, ON_TOP_OF, EvaluateParams, PrepareParams
 from pipeline.seeds import derive_seed, numpy_generator
 from pipeline.stages.prepare import run as prepare
 from pipeline.tracking.tracker import NullTracker
 
 # The default arms, but for those that add other rows than synthetic ones.
-_ADDS = ("smote", OF_BASE, *OF_POOL, "mixed_base", "mixed_pool")
+_ADDS = ("smote", OF_BASE, *OF_POOL, *ON_TOP_OF)
 ARMS = tuple(name for name in DEFAULT_ARMS if name not in _ADDS)
 
 

@@ -152,7 +152,9 @@ def pooled_verdict(
                 synthetic
             ].balanced_accuracy
         )
-    decision = decide(shown, available, fewest, twin not in names)
+    # Who trains on other images too is praised with care: the dataset does not hold them.
+    doubts = (twin not in names) + (synthetic in ON_TOP_OF)
+    decision = decide(shown, available, fewest, doubts)
     overall, of_tail = in_points(gain.balanced_accuracy), in_points(gain.tail)
     return {
         "decision": decision,

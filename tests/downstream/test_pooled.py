@@ -16,13 +16,15 @@ EACH, SEEDS = 60, 3
 ROLES = {"real": "baseline", "mixed": "synthetic"}
 
 
-def finished(root: Path, accuracy: dict[str, float], run: int, names=CLASSES) -> tuple[Path, dict]:
+def finished(
+    root: Path, accuracy: dict[str, float], run: int, names=CLASSES, roles=ROLES
+) -> tuple[Path, dict]:
     """Write what a run leaves: each arm is right with the given chance."""
     random = np.random.default_rng(run)
     rows = {"arm": [], "seed": [], "split": [], "id": [], "label": [], "predicted": []}
     for split in ("validation", "test"):
         labels = np.repeat([0, 1], EACH)
-        for arm in ROLES:
+        for arm in roles:
             for seed in range(SEEDS):
                 right = random.random(2 * EACH) < accuracy[arm]
                 rows["arm"] += [arm] * 2 * EACH
@@ -38,7 +40,7 @@ def finished(root: Path, accuracy: dict[str, float], run: int, names=CLASSES) ->
     (artifacts / "evaluate").mkdir()
     pq.write_table(pa.table(rows), artifacts / "evaluate" / "predictions.parquet")
     verdict = {
-        "arms": [{"name": name, "role": role} for name, role in ROLES.items()],
+        "arms": [{"name": name, "role": role} for name, role in roles.items()],
         "per_class": [{"training_images": 9}, {"training_images": 3}],
         "n": {"synthetic": 5},
     }
@@ -60,6 +62,23 @@ def test_a_clear_gain_over_several_runs_is_used(tmp_path: Path) -> None:
     assert np.mean(each) == pytest.approx(verdict["gain_points"])
     assert verdict["n"]["splits"] == 4
     json.dumps(verdict)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "synthetic", "decision"),
+    [
+        ("real_augmented", "mixed", "use"),
+        ("base_images", "mixed_base", "use_with_care"),
+        ("pseudo_labels_soft", "mixed_pool", "use_with_care"),
+    ],
+)
+def test_a_winner_that_sees_other_images_too_is_used_with_care(
+    tmp_path: Path, baseline: str, synthetic: str, decision: str
+) -> None:
+    accuracy = {baseline: 0.6, synthetic: 0.95}
+    roles = {baseline: "baseline", synthetic: "synthetic"}
+    read = [read_run(*finished(tmp_path, accuracy, run, roles=roles)) for run in range(4)]
+    assert pooled_verdict(read, 500, 0.95, seed=0)["decision"] == decision
 
 
 def test_no_gain_is_not_used(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_the_card_names_draws_of_the_winning_arm_that_are_not_in_the_dataset(
     tmp_path: Path,
 ) -> None:
     made = facts(tmp_path, Fake(), 0.25)
-    assert "which are not in this dataset" not in data_card(made)
+    assert "not in this dataset" not in data_card(made)
     won = made.verdict.model_copy(update={"best_synthetic": "mixed_base"})
     assert set(NOT_HERE) == set(ON_TOP_OF)
     assert (
