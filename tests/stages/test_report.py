@@ -337,7 +337,7 @@ def test_a_pool_as_base_is_named_with_a_caution(tmp_path: Path) -> None:
     assert "2,000 steps on 52 images; loss 0.0810" in text
     assert "6 weight tensors: conv_in.0, conv_in.1, conv_in.2, conv_in.3, …" in text
     assert (
-        "Caution. The base learned from 40 unlabelled images that only the baselines of the pool "
+        "Caution. The base learned from 40 unlabelled images that only the arms of the pool "
         "saw too (pseudo-labels, retrieval), so part of "
         "any gain over the others may come from the pool rather than from synthesis."
     ) in text
