@@ -57,6 +57,7 @@ def fake_verdict(
     regressed: Sequence[int] = (),
     looks: Sequence[int] = (8,),
     worth: float | None = 140.0,
+    worth_of: str | None = None,
     reasons: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return verdict.json's content.
@@ -73,6 +74,7 @@ def fake_verdict(
         regressed: labels of the classes that get worse.
         looks: seeds at each look; the last is their number.
         worth: in labelled images; None leaves the learning curve out.
+        worth_of: name of the arm whose worth it is; the winner where it is not given.
         reasons: as the verdict gives them.
     """
     points, low, high = gain
@@ -191,7 +193,7 @@ def fake_verdict(
             }
             for count in looks
         ],
-        "learning_curve": None if worth is None else _curve(total, base, worth),
+        "learning_curve": None if worth is None else _curve(total, base, worth, worth_of or winner),
         "n": {
             "training": total,
             "validation": 27 * len(classes),
@@ -286,7 +288,7 @@ def _class(
     }
 
 
-def _curve(total: int, base: float, worth: float) -> dict[str, Any]:
+def _curve(total: int, base: float, worth: float, arm: str) -> dict[str, Any]:
     points = [
         {
             "real_images": part * total,
@@ -297,7 +299,7 @@ def _curve(total: int, base: float, worth: float) -> dict[str, Any]:
         for part in (0.25, 0.5, 0.75, 1.0)
     ]
     return {
-        "arm": "mixed",
+        "arm": arm,
         "points": points,
         "worth_images": worth,
         "worth_low": 0.4 * worth,

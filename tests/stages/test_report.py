@@ -219,6 +219,19 @@ def test_the_worth_and_the_power_are_told(tmp_path: Path) -> None:
     assert "worth" not in sections(Page(once))
 
 
+def test_the_worth_of_another_arm_than_the_winner_names_it(tmp_path: Path) -> None:
+    own = write_page(tmp_path / "own")
+    assert "Worth 140 more labelled images" in in_words(own.read_text(encoding="utf-8"))
+    assert "That is told of" not in told(own, "worth")
+    other = write_page(tmp_path / "other", verdict={"worth_of": "synthetic_only"})
+    assert "Worth of synthetic_only 140 more labelled" in in_words(
+        other.read_text(encoding="utf-8")
+    )
+    text = told(other, "worth")
+    assert "That is told of synthetic_only: mixed_50 sees other images too" in text
+    assert "best baseline, with fewer real images synthetic_only" in text
+
+
 def test_controls_are_told_where_they_were_run(tmp_path: Path) -> None:
     folders = write_all(tmp_path)
     path = tmp_path / "report" / "index.html"
@@ -296,7 +309,11 @@ def told(path: Path, section: str) -> str:
     """Return the text of a section of the page."""
     text = path.read_text(encoding="utf-8")
     start = text.index(f'<section id="{section}"')
-    plain = re.sub(r"<[^>]*>", " ", text[start : text.index("</section>", start)])
+    return in_words(text[start : text.index("</section>", start)])
+
+
+def in_words(html: str) -> str:
+    plain = re.sub(r"<[^>]*>", " ", html)
     return " ".join(unescape(plain).split())
 
 
