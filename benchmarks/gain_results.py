@@ -11,7 +11,7 @@ from pipeline.recipe.measured import Regime as Measured
 from pipeline.recipe.measured import read_regimes
 
 SECONDS = "seconds.json"  # of each stage, in a run's folder
-_RESAMPLES, _CONFIDENCE = 2000, 0.95
+_RESAMPLES, _CONFIDENCE, _MARGIN_POINTS = 2000, 0.95, 2.0
 
 
 def result(regime: Regime, runs: list[Path], base: Path | None = None) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _pooled(runs: list[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
     if len(runs) == 1:
         return verdicts[0], verdicts[0]
     read = [read_run(run, verdict) for run, verdict in zip(runs, verdicts, strict=True)]
-    return verdicts[0], pooled_verdict(read, _RESAMPLES, _CONFIDENCE, 0)
+    return verdicts[0], pooled_verdict(read, _RESAMPLES, _CONFIDENCE, _MARGIN_POINTS, 0)
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:

@@ -273,6 +273,9 @@ def pool(
     ),
     confidence: Annotated[float, typer.Option(min=0.5, max=0.999)] = 0.95,
     resamples: Annotated[int, typer.Option(min=100, max=1_000_000)] = 2000,
+    margin: Annotated[
+        float, typer.Option(min=0.0, max=100.0, help="Points of recall that a class may lose.")
+    ] = 2.0,
     debug: Debug = False,
 ) -> None:
     """Give one verdict over several runs, each with its own split, generator and images."""
@@ -285,11 +288,13 @@ def pool(
         finished_folder("evaluate", folder)
         finished_folder("prepare", folder)
     read = [read_run(folder, read_verdict(folder)) for folder in runs]
-    verdict = pooled_verdict(read, resamples, confidence, seed=0)
+    verdict = pooled_verdict(read, resamples, confidence, margin, seed=0)
     write_json(out, verdict)
     for one in verdict["runs"]:
         typer.echo(f"{one['name']:<40} {one['gain_points']:+.2f} points")
     typer.echo(f"Verdict over {len(runs)} runs: {verdict['sentence']}")
+    for reason in verdict["reasons"]:
+        typer.echo(f"- {reason}")
     typer.echo(f"Written: {out}")
 
 

@@ -65,6 +65,7 @@ SyntheticArmName = Literal[
 ]
 ArmName = BaselineName | SyntheticArmName
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
+ARMS: tuple[ArmName, ...] = (*BASELINES, *get_args(SyntheticArmName))
 DEFAULT_ARMS: tuple[ArmName, ...] = (
     *(name for name in BASELINES if name != "real_balanced"),
     "mixed",

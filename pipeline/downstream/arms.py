@@ -184,10 +184,15 @@ class Pools:
         """
         orders = [random.permutation(len(rows)) for rows in self.real]
         kept = [
-            rows[np.sort(order[: max(1, round(share * len(rows)))])]
+            rows[np.sort(order[: rows_kept(share, len(rows))])]
             for rows, order in zip(self.real, orders, strict=True)
         ]
         return Pools(tuple(kept), self.added)
+
+
+def rows_kept(share: float, rows: int) -> int:
+    """Return how many of a class's rows `Pools.fraction` keeps: whole ones, one at least."""
+    return max(1, round(share * rows))
 
 
 @dataclass(frozen=True)

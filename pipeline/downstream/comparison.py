@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.store import Samples
-from pipeline.downstream.arms import Arm, Family, Role
+from pipeline.downstream.arms import Arm, Family, Role, rows_kept
 from pipeline.downstream.compare import ArmGain, SplitOutcomes, paired_gains
 from pipeline.downstream.fitting import Pair, Predictions
 from pipeline.downstream.power import Power, discordance, minimum_detectable
@@ -44,14 +44,14 @@ class HeldOut:
         test: the test rows.
         classes: number of classes.
         tail: labels of the classes with the fewest training rows.
-        training_images: real training rows.
+        training: real training rows of each class.
     """
 
     validation: Labels
     test: Samples
     classes: int
     tail: tuple[int, ...]
-    training_images: int
+    training: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -339,7 +339,7 @@ def _worth(
         return None, None
     synthetic = best_arm(of_two, "synthetic", held_out)
     baseline = best_arm(alone, "baseline", held_out)
-    fractions = sorted(params.curve_fractions)
+    fractions, sizes = _curve_sizes(params.curve_fractions, held_out.training)
     thinner = [replace(baseline, real_fraction=one) for one in fractions]
     seeds = range(look.seeds)
     found = train("learning curve", [(arm, seed) for seed in seeds for arm in thinner])
@@ -352,10 +352,26 @@ def _worth(
 
     rows = [accuracies(found, arm) for arm in thinner] + [accuracies(results, baseline)]
     worth = worth_in_images(
-        np.asarray([*fractions, 1.0]) * held_out.training_images,
+        np.asarray(sizes, dtype=np.float64),
         np.asarray(rows),
         np.asarray(accuracies(results, synthetic)),
-        held_out.training_images,
+        sizes[-1],
         numpy_generator(params.seed, "evaluate", "worth"),
     )
     return worth, synthetic
+
+
+def _curve_sizes(
+    fractions: Sequence[float], training: Sequence[int]
+) -> tuple[list[float], list[int]]:
+    """Return the fractions to train on, and the real images of each and of all.
+
+    Thin classes have few steps between one image and all: fractions that leave as many images as a
+    smaller one, or all of them, are dropped.
+    """
+    sizes: dict[int, float] = {}
+    for fraction in sorted(fractions):
+        sizes.setdefault(sum(rows_kept(fraction, rows) for rows in training), fraction)
+    total = sum(training)
+    sizes.pop(total, None)
+    return list(sizes.values()), [*sizes, total]

@@ -15,27 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.data.store import read_info
-from pipeline.downstream.arms import BY_USER
+from pipeline.downstream.arms import BY_USER, plan_arms
 from pipeline.downstream.compare import ArmGain, SplitOutcomes, paired_gains
-from pipeline.downstream.tail import tail_classes
-from pipeline.downstream.verdict import decide, in_points, make_sentence, spread
+from pipeline.downstream.grounds import Grounds, few_tests, in_points, regressed
+from pipeline.downstream.tail import tail_classes, thin_classes
+from pipeline.downstream.verdict import spread
 from pipeline.errors import InputError
-from pipeline.params import ON_TOP_OF
+from pipeline.hashing import digest_file
+from pipeline.params import ARMS, ON_TOP_OF
 from pipeline.seeds import numpy_generator
 
 _COLUMNS = ("arm", "seed", "split", "id", "label", "predicted")
 _MOST_BYTES = 4 << 30
-# The same training without synthetic rows, by the names of the default arms.
-TWINS: dict[str, str] = {
-    "mixed": "real_augmented",
-    "mixed_plain": "real_balanced",
-    "mixed_strong": "real_augmented_strong",
-    "mixed_mixup": "mixup",
-    "mixed_cutmix": "cutmix",
-    "mixed_downweighted": "real_augmented",
-    **ON_TOP_OF,
-    "pretrained": "real_augmented",
-}
 
 
 @dataclass(frozen=True)
@@ -51,6 +42,7 @@ class RunPredictions:
         validation_labels: (N,).
         test: the test rows, and which of them each arm is right about.
         synthetic: number of synthetic rows.
+        digest: of the table that all this is from.
     """
 
     name: str
@@ -61,6 +53,7 @@ class RunPredictions:
     validation_labels: npt.NDArray[np.int64]
     test: SplitOutcomes
     synthetic: int
+    digest: str
 
 
 def read_run(artifacts: Path, verdict: Mapping[str, Any]) -> RunPredictions:
@@ -107,11 +100,16 @@ def read_run(artifacts: Path, verdict: Mapping[str, Any]) -> RunPredictions:
         labels["validation"],
         SplitOutcomes(labels["test"], np.asarray(ids["test"], dtype=str), parts["test"]),
         verdict["n"]["synthetic"],
+        digest_file(path),
     )
 
 
 def pooled_verdict(
-    runs: Sequence[RunPredictions], resamples: int, confidence: float, seed: int
+    runs: Sequence[RunPredictions],
+    resamples: int,
+    confidence: float,
+    margin_points: float,
+    seed: int,
 ) -> dict[str, Any]:
     """Return the verdict over all runs, as plain data.
 
@@ -119,20 +117,17 @@ def pooled_verdict(
     runs; arms that not every run has are left out. A class is thin by its mean over runs.
 
     Args:
-        runs: two at least, of the same classes.
+        runs: two at least, of the same classes, no two the same.
         resamples: of the bootstrap over runs, seeds and test images.
         confidence: level of the intervals, in (0, 1).
+        margin_points: loss of a class's recall beyond which it is told.
         seed: of the bootstrap.
 
     Raises:
         InputError: there are fewer than two runs, or they do not belong together.
     """
-    if len(runs) < 2:
-        raise InputError("pool: give the artifacts folders of two runs at least")
+    _refuse_unlike(runs)
     classes = runs[0].classes
-    for one in runs[1:]:
-        if one.classes != classes:
-            raise InputError(f"{one.name}: has other classes than {runs[0].name}; pool like runs")
     names = [name for name in runs[0].roles if all(name in one.roles for one in runs)]
     chosen = {role: _best(runs, names, role) for role in ("baseline", "synthetic")}
     baseline, synthetic = chosen["baseline"], chosen["synthetic"]
@@ -142,25 +137,30 @@ def pooled_verdict(
     gains = _gains(runs, baseline, others, tail, resamples, confidence, seed)
     gain = gains[synthetic]
     tests = [np.bincount(one.test.labels, minlength=len(classes)).tolist() for one in runs]
-    available = all(one.synthetic for one in runs)
-    fewest = np.min(tests, axis=0).tolist()
-    shown = [gain.balanced_accuracy]
-    twin = TWINS.get(synthetic, synthetic.removesuffix(BY_USER))
-    if twin in names and twin != baseline:
-        shown.append(
-            _gains(runs, twin, [synthetic], tail, resamples, confidence, seed)[
-                synthetic
-            ].balanced_accuracy
-        )
-    # Who trains on other images too is praised with care: the dataset does not hold them.
-    doubts = (twin not in names) + (synthetic in ON_TOP_OF)
-    decision = decide(shown, available, fewest, doubts)
+    twin = _twin(synthetic, names)
+    own = None
+    if twin in names:
+        own = _gains(runs, twin, [synthetic], tail, resamples, confidence, seed)[synthetic]
+    losers = regressed(gain, thin_classes(images.tolist()), margin_points)
+    grounds = Grounds(
+        baseline=baseline,
+        synthetic=synthetic,
+        gain=gain.balanced_accuracy,
+        level=confidence,
+        twin=twin,
+        own=None if own is None else own.balanced_accuracy,
+        others=ON_TOP_OF.get(synthetic),
+        available=all(one.synthetic for one in runs),
+        few_tests=few_tests(classes, np.min(tests, axis=0).tolist()),
+        losers=tuple(classes[k] for k in losers),
+        margin_points=margin_points,
+        seeds=sum(len(one.test.correct[synthetic]) for one in runs),
+    )
     overall, of_tail = in_points(gain.balanced_accuracy), in_points(gain.tail)
     return {
-        "decision": decision,
-        "sentence": make_sentence(
-            decision, baseline, synthetic, gain.balanced_accuracy, confidence, available, twin=twin
-        ),
+        "decision": grounds.decision(),
+        "sentence": grounds.sentence(),
+        "reasons": grounds.reasons(),
         "best_baseline": baseline,
         "best_synthetic": synthetic,
         "gain_points": overall.value,
@@ -186,6 +186,30 @@ def pooled_verdict(
         ],
         "n": {"splits": len(runs), "test": [sum(one) for one in tests]},
     }
+
+
+def _refuse_unlike(runs: Sequence[RunPredictions]) -> None:
+    if len(runs) < 2:
+        raise InputError("pool: give the artifacts folders of two runs at least")
+    known: dict[str, str] = {}
+    for one in runs:
+        if one.classes != runs[0].classes:
+            raise InputError(f"{one.name}: has other classes than {runs[0].name}; pool like runs")
+        if one.digest in known:
+            raise InputError(
+                f"{one.name}: predicts the same as {known[one.digest]}, to the last row; give each "
+                "run once, with a seed of its own"
+            )
+        known[one.digest] = one.name
+
+
+def _twin(synthetic: str, names: Sequence[str]) -> str:
+    """Return the name of the same training without synthetic rows."""
+    if synthetic.endswith(BY_USER):
+        return synthetic.removesuffix(BY_USER)
+    ours = [name for name in ARMS if name in names]
+    (arm,) = (one.arm for one in plan_arms(ours, (0.5,), (1e-3,)) if one.arm.name == synthetic)
+    return arm.twin() or ""
 
 
 def _gains(

@@ -18,6 +18,15 @@ def tail_classes(training_images: Sequence[float]) -> tuple[int, ...]:
     return tuple(order[: max(1, min(_TAIL_CLASSES, len(order) - 1))])
 
 
+def thin_classes(training_images: Sequence[float]) -> tuple[int, ...]:
+    """Return those of the tail that have fewer training images than the largest class.
+
+    In a balanced set no class is thin, whatever stands in its tail.
+    """
+    largest = max(training_images)
+    return tuple(k for k in tail_classes(training_images) if training_images[k] < largest)
+
+
 def tail_recall(scores: Scores, tail: Sequence[int]) -> float:
     """Return the mean recall over the tail classes, in [0, 1]."""
     return float(np.mean(scores.recall[list(tail)]))

@@ -1,23 +1,18 @@
-"""The verdict: do the synthetic images help, and by how much?
-
-The answer is `use` where the whole interval of the gain lies above zero, against the best baseline
-and against the arm's twin, the same training without synthetic images: validation rows are few, and
-may choose a baseline that lacks the augmentation which the synthetic arm has. It is `use_with_care`
-where there is doubt, such as a class that is not thin and surely loses, and `do_not_use` otherwise.
-"""
+"""The verdict of one run: do the synthetic images help, and by how much?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.downstream.arms import Arm
 from pipeline.downstream.bench import corrupted_rows
-from pipeline.downstream.compare import ArmGain, Interval
-from pipeline.downstream.comparison import Comparison, HeldOut, Look
+from pipeline.downstream.compare import ArmGain
+from pipeline.downstream.comparison import Comparison, HeldOut
 from pipeline.downstream.corruptions import CORRUPTIONS
+from pipeline.downstream.grounds import Grounds, few_tests, in_points, regressed
 from pipeline.downstream.scores import (
     Scores,
     auroc,
@@ -25,15 +20,9 @@ from pipeline.downstream.scores import (
     score,
     worst_group_recall,
 )
-from pipeline.downstream.tail import tail_recall
+from pipeline.downstream.tail import tail_recall, thin_classes
 
-Decision = Literal["use", "use_with_care", "do_not_use"]
 Spread = dict[str, float]
-
-MINIMUM_TEST_IMAGES = 5
-_ENOUGH_SEEDS = 4  # with fewer, an interval errs on one side in up to 7 %: docs/statistics.md
-_POINTS = 100.0  # percentage points a unit
-_NAMED = 3  # classes that a sentence names
 
 
 @dataclass(frozen=True)
@@ -102,99 +91,6 @@ def score_arms(comparison: Comparison, held_out: HeldOut) -> tuple[ArmScores, ..
     return tuple(found)
 
 
-def regressed(gain: ArmGain, tail: Sequence[int], margin_points: float) -> tuple[int, ...]:
-    """Return the classes beyond the tail that surely lose, and more than the margin.
-
-    By the intervals that hold for all classes at once: of many classes, one loses by chance.
-    """
-    return tuple(
-        k
-        for k, one in enumerate(gain.classes_simultaneous)
-        if k not in tail and one.high < 0 and _POINTS * one.value < -margin_points
-    )
-
-
-def decide(
-    gains: Sequence[Interval], available: bool, test_images: Sequence[int], doubts: int
-) -> Decision:
-    """Return `use` where the interval of the gain lies above zero, else `do_not_use`.
-
-    A class with fewer than `MINIMUM_TEST_IMAGES` distinct test images makes it `do_not_use`: a
-    bootstrap of one or two images does not show how much they could have differed. Simulated
-    without any effect, ten classes of one image said `use` in 35 % of all cases, of three in 5 %.
-
-    Args:
-        gains: of the best arm with synthetic rows over the best without, and over its twin. Each
-            has to be shown, so that none needs a stricter level (Berger 1982, intersection-union).
-        available: is there a synthetic row at all?
-        test_images: of each class.
-        doubts: classes beyond the tail that surely lose, too few seeds, no twin; any makes `use`
-            a `use_with_care`.
-    """
-    enough = min(test_images) >= MINIMUM_TEST_IMAGES
-    # Rounded: a mean of many terms may miss zero by the last bit.
-    shown = all(round(gain.low, 12) > 0.0 for gain in gains)
-    if not (available and enough and shown):
-        return "do_not_use"
-    return "use_with_care" if doubts else "use"
-
-
-def make_sentence(
-    decision: Decision,
-    baseline: str,
-    synthetic: str,
-    gain: Interval,
-    level: float,
-    available: bool,
-    thin: Sequence[str] = (),
-    losers: Sequence[str] = (),
-    twin: str | None = None,
-) -> str:
-    """Return the verdict in plain words.
-
-    Args:
-        decision: what it comes to.
-        baseline: name of the best arm without synthetic rows.
-        synthetic: name of the best arm with them.
-        gain: of `synthetic` over `baseline`, in [-1, 1].
-        level: confidence of its interval.
-        available: is there a synthetic row at all?
-        thin: names of classes with too few test images.
-        losers: names of classes beyond the tail that surely lose.
-        twin: the same training without synthetic images.
-    """
-    if not available:
-        return (
-            "Do not use synthetic images: none was accepted, so there is nothing to add to the "
-            f"best baseline, {baseline}."
-        )
-    points = in_points(gain)
-    interval = f"{100 * level:.3g} % interval {points.low:+z.2f} to {points.high:+z.2f}"
-    if decision != "do_not_use":
-        care = f" With care: {_names(losers)} got worse." if losers else ""
-        return (
-            f"Use the synthetic images: the best way to use them ({synthetic}) raised balanced "
-            f"accuracy by {points.value:+z.2f} points ({interval}) over the best baseline, "
-            f"{baseline}.{care}"
-        )
-    changed = (
-        f"the best way to use them ({synthetic}) changed balanced accuracy by "
-        f"{points.value:+z.2f} points ({interval}) against the best baseline, {baseline}."
-    )
-    if thin:
-        return (
-            "Do not use the synthetic images: there are too few test images to tell, fewer than "
-            f"{MINIMUM_TEST_IMAGES} of class {_names(thin)}; add images or raise "
-            f"prepare.test_fraction. {changed[0].upper()}{changed[1:]}"
-        )
-    if gain.low > 0 and twin is not None:
-        return (
-            f"Do not use the synthetic images: {changed} Against {twin}, the same training without "
-            "them, no gain is shown."
-        )
-    return f"Do not use the synthetic images: {changed}"
-
-
 def make_verdict(
     comparison: Comparison,
     scored: Sequence[ArmScores],
@@ -222,35 +118,30 @@ def make_verdict(
     look = comparison.last()
     gain = look.gain()
     available = sum(counts["synthetic"]) > 0
-    tail = held_out.tail
-    losers = regressed(gain, tail, margin_points)
-    doubts = len(losers) + (look.seeds < _ENOUGH_SEEDS) + (look.own is None)
-    doubts += look.synthetic.beside is not None
-    shown = [gain.balanced_accuracy, *([look.own.balanced_accuracy] if look.own else [])]
-    decision = decide(shown, available, counts["test"], doubts)
-    thin = [
-        name
-        for name, images in zip(class_names, counts["test"], strict=True)
-        if images < MINIMUM_TEST_IMAGES
-    ]
-    lost = [class_names[k] for k in losers]
+    tail, own = held_out.tail, None if look.own is None else look.own.balanced_accuracy
+    losers = regressed(gain, thin_classes(held_out.training), margin_points)
     names = look.baseline.name, look.synthetic.name
+    grounds = Grounds(
+        baseline=names[0],
+        synthetic=names[1],
+        gain=gain.balanced_accuracy,
+        level=look.level,
+        twin=look.synthetic.twin() or "",
+        own=own,
+        others=look.synthetic.beside,
+        available=available,
+        few_tests=few_tests(class_names, counts["test"]),
+        losers=tuple(class_names[k] for k in losers),
+        margin_points=margin_points,
+        seeds=look.seeds,
+    )
     by_name = {one.arm.name: one for one in scored}
     best = by_name[names[0]], by_name[names[1]]
     overall = in_points(gain.balanced_accuracy)
     return {
-        "decision": decision,
-        "sentence": make_sentence(
-            decision,
-            *names,
-            gain.balanced_accuracy,
-            look.level,
-            available,
-            thin,
-            lost,
-            look.synthetic.twin(),
-        ),
-        "reasons": _reasons(look, available, thin, lost, margin_points),
+        "decision": grounds.decision(),
+        "sentence": grounds.sentence(),
+        "reasons": grounds.reasons(),
         "best_baseline": names[0],
         "best_synthetic": names[1],
         "winning_share": look.synthetic.synthetic_share(),
@@ -259,10 +150,8 @@ def make_verdict(
         "confidence": confidence,
         "level": look.level,
         "twin": look.synthetic.twin() if look.own else None,
-        "own_gain_points": None if look.own is None else in_points(shown[-1]).value,
-        "own_interval_points": (
-            None if look.own is None else [in_points(shown[-1]).low, in_points(shown[-1]).high]
-        ),
+        "own_gain_points": None if own is None else in_points(own).value,
+        "own_interval_points": (None if own is None else [in_points(own).low, in_points(own).high]),
         "tail_gain_points": in_points(gain.tail).value,
         "tail_interval_points": [in_points(gain.tail).low, in_points(gain.tail).high],
         "tail_classes": [class_names[k] for k in tail],
@@ -291,11 +180,6 @@ def make_verdict(
         "steps": steps,
         "synthetic_available": available,
     }
-
-
-def in_points(interval: Interval) -> Interval:
-    """Return an interval of a gain in [-1, 1] in percentage points."""
-    return Interval(_POINTS * interval.value, _POINTS * interval.low, _POINTS * interval.high)
 
 
 def describe_settings(arm: Arm) -> dict[str, float | str]:
@@ -353,53 +237,6 @@ def describe_arm(arm: Arm) -> str:
     if arm.added_weight != 1.0:
         parts.append(f"synthetic rows weigh {arm.added_weight:g}")
     return "; ".join(parts)
-
-
-def _names(names: Sequence[str]) -> str:
-    rest = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _reasons(
-    look: Look, available: bool, thin: Sequence[str], lost: Sequence[str], margin: float
-) -> list[str]:
-    reasons = []
-    if not available:
-        reasons.append("No synthetic image was accepted.")
-    if thin:
-        reasons.append(f"Too few test images of {_names(thin)} (fewer than {MINIMUM_TEST_IMAGES}).")
-    interval = look.gain().balanced_accuracy
-    if available and interval.low <= 0 <= interval.high:
-        reasons.append("The interval of the gain holds zero: it may well be chance.")
-    if available and interval.high < 0:
-        reasons.append(
-            "The whole interval of the gain lies below zero: the best baseline is better."
-        )
-    if lost:
-        reasons.append(f"{_names(lost)}: surely worse, by more than {margin:g} points of recall.")
-    twin = look.synthetic.twin()
-    if available and look.own is None:
-        reasons.append(
-            f"{look.synthetic.name} was not compared with the same training without synthetic "
-            f"images; add {twin} to evaluate.arms."
-        )
-    elif available and look.own is not None and look.own.balanced_accuracy.low <= 0 < interval.low:
-        own = in_points(look.own.balanced_accuracy)
-        reasons.append(
-            f"Against {twin}, the same training without synthetic images, the gain is "
-            f"{own.value:+z.2f} points ({own.low:+z.2f} to {own.high:+z.2f}): it may be another's."
-        )
-    if available and look.synthetic.beside is not None:
-        reasons.append(
-            f"{look.synthetic.name} was trained on other images too, as {look.synthetic.beside} "
-            "is; the dataset does not hold them, and what it brings alone is shown by other arms."
-        )
-    if look.seeds < _ENOUGH_SEEDS:
-        reasons.append(
-            f"With {look.seeds} seeds the interval is not to be trusted; take "
-            f"{_ENOUGH_SEEDS} or more."
-        )
-    return reasons
 
 
 def _per_class(

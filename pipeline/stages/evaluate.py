@@ -28,13 +28,14 @@ from pipeline.data.store import (
 from pipeline.downstream.arms import OF_BASE, OF_POOL, plan_arms
 from pipeline.downstream.comparison import Comparison, HeldOut, compare
 from pipeline.downstream.fitting import classifier_steps
+from pipeline.downstream.grounds import Decision
 from pipeline.downstream.pool_arms import make_rivals
 from pipeline.downstream.scores import require_every_class
 from pipeline.downstream.tables import arm_numbers, headline, write_predictions, write_tables
 from pipeline.downstream.tail import tail_classes
 from pipeline.downstream.training import Sources, Trainers
 from pipeline.downstream.user_arms import UserArms
-from pipeline.downstream.verdict import Decision, make_verdict, score_arms
+from pipeline.downstream.verdict import make_verdict, score_arms
 from pipeline.errors import StageError
 from pipeline.features.networks import add_facts
 from pipeline.params import EvaluateParams
@@ -138,7 +139,7 @@ def evaluate(
         )
     }
     tail = tail_classes(counts["training"])
-    held_out = HeldOut(validation.labels, test, len(classes), tail, len(train))
+    held_out = HeldOut(validation.labels, test, len(classes), tail, tuple(counts["training"]))
     families = [
         family
         for family in plan_arms(params.arms, params.mixed_shares, params.learning_rates)

@@ -13,8 +13,8 @@ from pipeline.downstream.arms import (
     draw_rows,
     make_pools,
     plan_arms,
+    rows_kept,
 )
-from pipeline.downstream.pooled import TWINS
 from pipeline.errors import StageError
 from pipeline.params import DEFAULT_ARMS, ELSEWHERE, ON_TOP_OF
 
@@ -232,6 +232,8 @@ def test_a_class_with_synthetic_rows_only_serves_those() -> None:
 
 
 def test_fractions_are_nested_and_leave_no_class_empty() -> None:
+    assert rows_kept(0.5, 5) == 2
+    assert rows_kept(0.1, 2) == 1  # one at least
     quarter, half = (POOLS.fraction(f, np.random.default_rng(3)) for f in (0.25, 0.5))
     assert [len(rows) for rows in quarter.real] == [2, 1, 1]
     assert [len(rows) for rows in half.real] == [4, 1, 1]
@@ -268,8 +270,3 @@ def test_a_twin_is_a_baseline_that_trains_alike() -> None:
     assert planned["mixed_mixup"].twin() == "mixup"
     assert planned["mixed_pool"].twin() == "pseudo_labels_soft"
     assert planned["mixed_base"].twin() == "base_images"
-
-
-def test_pooled_runs_know_the_same_twins() -> None:
-    planned = [one.arm for one in plan_arms((*DEFAULT_ARMS, "mixed_plain"), (0.5,), RATES)]
-    assert {one.name: one.twin() for one in planned if one.twin()} == TWINS

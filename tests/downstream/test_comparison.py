@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
 from pipeline.data.store import make_samples
-from pipeline.downstream.arms import Arm, plan_arms
+from pipeline.downstream.arms import Arm, Pools, plan_arms
 from pipeline.downstream.comparison import Comparison, HeldOut, compare
 from pipeline.downstream.fitting import Pair, Predictions
 from pipeline.downstream.training import Trainers
@@ -32,12 +33,14 @@ class Told:
         return Predictions(found, found, chances, chances, none)
 
 
-def compared(wrong: Callable[[Arm], int], *names: ArmName) -> Comparison:
+def compared(
+    wrong: Callable[[Arm], int], *names: ArmName, training: tuple[int, ...] = (8, 12)
+) -> Comparison:
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), dtype=np.uint8)
     test = make_samples(images, LABELS, "test", "real")
     params = EvaluateParams(arms=names, seeds=2, bootstrap_resamples=100)
     families = plan_arms(names, params.mixed_shares, params.learning_rates)
-    rows = HeldOut(LABELS, test, 2, (0,), 20)
+    rows = HeldOut(LABELS, test, 2, (0,), training)
     trainers = cast(Trainers, Told(wrong))
     return compare(families, params, trainers, rows, lambda *_: None, lambda _: None)
 
@@ -68,3 +71,27 @@ def test_what_the_images_are_worth_is_told_by_an_arm_that_sees_no_others() -> No
     assert found.worth is not None
     assert found.worth_arm is not None
     assert found.worth_arm.name == "mixed"
+
+
+@pytest.mark.parametrize(
+    ("training", "images"),
+    [
+        ((5, 5), [2, 4, 8, 10]),  # whole images: 1, 2 and 4 of 5 at a quarter, a half, three
+        ((2, 2), [2, 4]),  # a quarter and a half are one image, three quarters are both
+        ((2, 6), [3, 4, 6, 8]),
+    ],
+)
+def test_the_learning_curve_tells_the_images_that_were_trained_on(training, images) -> None:
+    trained = set()
+
+    def wrong(arm: Arm) -> int:
+        trained.add(arm.real_fraction)
+        return round(8 / arm.real_fraction) - 4
+
+    found = compared(wrong, "real_augmented", "mixed", training=training)
+    assert found.worth is not None
+    assert [point.real_images for point in found.worth.points] == images
+    rows = [np.arange(n) for n in training]
+    pools = Pools(tuple(rows), {})
+    kept = [pools.fraction(f, np.random.default_rng(0)).real for f in sorted(trained)]
+    assert [sum(map(len, one)) for one in kept] == images

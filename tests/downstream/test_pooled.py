@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +50,14 @@ def finished(
 
 def pooled(root: Path, mixed: float, runs: int = 4) -> dict:
     read = [read_run(*finished(root, {"real": 0.6, "mixed": mixed}, run)) for run in range(runs)]
-    return pooled_verdict(read, 500, 0.95, seed=0)
+    return pooled_verdict(read, 500, 0.95, 2.0, seed=0)
 
 
 def test_a_clear_gain_over_several_runs_is_used(tmp_path: Path) -> None:
     verdict = pooled(tmp_path, 0.95)
-    assert verdict["decision"] == "use_with_care"  # its twin, real_augmented, took no part
+    assert verdict["decision"] == "use_with_care"  # its twin, real_balanced, took no part
+    assert "add real_balanced to evaluate.arms" in verdict["reasons"][0]
+    assert verdict["sentence"].endswith("With care: see the reasons.")
     assert verdict["gain_points"] == pytest.approx(35, abs=5)
     low, high = verdict["interval_points"]
     assert 20 < low < verdict["gain_points"] < high < 50
@@ -78,7 +81,49 @@ def test_a_winner_that_sees_other_images_too_is_used_with_care(
     accuracy = {baseline: 0.6, synthetic: 0.95}
     roles = {baseline: "baseline", synthetic: "synthetic"}
     read = [read_run(*finished(tmp_path, accuracy, run, roles=roles)) for run in range(4)]
-    assert pooled_verdict(read, 500, 0.95, seed=0)["decision"] == decision
+    assert pooled_verdict(read, 500, 0.95, 2.0, seed=0)["decision"] == decision
+
+
+def test_a_class_that_loses_in_all_runs_asks_for_care(tmp_path: Path) -> None:
+    roles = {"real_augmented": "baseline", "mixed": "synthetic"}
+    read = []
+    for run in range(4):
+        one = read_run(*finished(tmp_path, {"real_augmented": 0.6, "mixed": 1.0}, run, roles=roles))
+        wrong = one.test.correct["mixed"].copy()
+        wrong[:, one.test.labels == 0] = False
+        wrong[:, :3] = True
+        of_all = {**one.test.correct, "mixed": wrong}
+        read.append(replace(one, test=replace(one.test, correct=of_all)))
+    fair = [replace(one, training_images=(9, 9)) for one in read]
+    verdict = pooled_verdict(fair, 500, 0.95, 2.0, seed=0)
+    assert verdict["decision"] == "do_not_use"  # what one class gains the other loses
+    assert verdict["reasons"][-1] == "a: surely worse, by more than 2 points of recall."
+    thin = [replace(one, training_images=(3, 9)) for one in read]
+    assert len(pooled_verdict(thin, 500, 0.95, 2.0, seed=0)["reasons"]) == 1
+    spared = pooled_verdict(fair, 500, 0.95, 80.0, seed=0)
+    assert "surely worse" not in " ".join(spared["reasons"])
+
+
+def test_the_twin_is_that_of_the_arms_that_took_part(tmp_path: Path) -> None:
+    accuracy = {"real_augmented_strong": 0.6, "mixup": 0.7, "mixed": 0.95}
+    roles = {name: "synthetic" if name == "mixed" else "baseline" for name in accuracy}
+    read = [read_run(*finished(tmp_path, accuracy, run, roles=roles)) for run in range(4)]
+    verdict = pooled_verdict(read, 500, 0.95, 2.0, seed=0)
+    assert (verdict["best_baseline"], verdict["decision"]) == ("mixup", "use")
+    assert verdict["reasons"] == []
+
+
+def test_a_script_is_its_own_twin(tmp_path: Path) -> None:
+    roles = {"real": "baseline", "resnet": "baseline", "resnet_mixed": "synthetic"}
+    accuracy = {"real": 0.6, "resnet": 0.7, "resnet_mixed": 0.95}
+    read = [read_run(*finished(tmp_path, accuracy, run, roles=roles)) for run in range(4)]
+    assert pooled_verdict(read, 500, 0.95, 2.0, seed=0)["decision"] == "use"
+
+
+def test_a_run_given_twice_is_no_second_split(tmp_path: Path) -> None:
+    one, two = (finished(tmp_path, {"real": 0.6, "mixed": 0.9}, run) for run in range(2))
+    with pytest.raises(InputError, match=r"run-0: predicts the same as .*run-0, to the last row"):
+        pooled_verdict([read_run(*run) for run in (one, two, one)], 500, 0.95, 2.0, 0)
 
 
 def test_no_gain_is_not_used(tmp_path: Path) -> None:
@@ -90,9 +135,9 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     one = read_run(*finished(tmp_path, accuracy, 0))
     other = read_run(*finished(tmp_path, accuracy, 1, ("a", "c")))
     with pytest.raises(InputError, match="two runs at least"):
-        pooled_verdict([one], 500, 0.95, 0)
+        pooled_verdict([one], 500, 0.95, 2.0, 0)
     with pytest.raises(InputError, match="has other classes than"):
-        pooled_verdict([one, other], 500, 0.95, 0)
+        pooled_verdict([one, other], 500, 0.95, 2.0, 0)
 
 
 def test_a_missing_or_foreign_table_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,16 +9,10 @@ from pipeline.downstream.arms import Arm
 from pipeline.downstream.compare import ArmGain, Interval
 from pipeline.downstream.comparison import Comparison, HeldOut, Look, Tried, best_arm
 from pipeline.downstream.fitting import Predictions
+from pipeline.downstream.grounds import Grounds, few_tests, regressed
 from pipeline.downstream.power import Power
-from pipeline.downstream.tail import tail_classes
-from pipeline.downstream.verdict import (
-    decide,
-    describe_arm,
-    make_sentence,
-    make_verdict,
-    regressed,
-    score_arms,
-)
+from pipeline.downstream.tail import tail_classes, thin_classes
+from pipeline.downstream.verdict import describe_arm, make_verdict, score_arms
 
 LABELS = np.repeat([0, 1, 2, 3], 10)
 NAMES = ["a", "b", "c", "d"]
@@ -43,7 +38,7 @@ def held_out() -> HeldOut:
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), dtype=np.uint8)
     groups = [f"site {i % 2}" for i in range(40)]
     test = make_samples(images, LABELS, "test", "real", groups)
-    return HeldOut(LABELS, test, 4, (1, 3, 2), 16)
+    return HeldOut(LABELS, test, 4, (1, 3, 2), (9, 1, 4, 2))
 
 
 def gain_of(low, value, high, classes=(0.0, 0.1, 0.2, 0.3), spread=0.05) -> ArmGain:
@@ -81,77 +76,112 @@ def test_a_tie_goes_to_the_earlier_arm() -> None:
     assert best_arm(results, "baseline", held_out()) == REAL
 
 
+def grounds(gain: Interval, **changed: Any) -> Grounds:
+    sound = Grounds(
+        baseline="real",
+        synthetic="mixed",
+        gain=gain,
+        level=0.95,
+        twin="real_augmented",
+        own=Interval(0.1, 0.05, 0.2),
+        others=None,
+        available=True,
+        few_tests=(),
+        losers=(),
+        margin_points=2.0,
+        seeds=4,
+    )
+    return replace(sound, **changed)
+
+
 @pytest.mark.parametrize(
     ("low", "losers", "decision"),
     [
-        (0.001, 0, "use"),
-        (0.001, 1, "use_with_care"),
-        (0.0, 0, "do_not_use"),
-        (2.3e-18, 0, "do_not_use"),  # misses zero by the last bit
-        (-0.001, 1, "do_not_use"),
+        (0.001, (), "use"),
+        (0.001, ("coat",), "use_with_care"),
+        (0.0, (), "do_not_use"),
+        (2.3e-18, (), "do_not_use"),  # misses zero by the last bit
+        (-0.001, ("coat",), "do_not_use"),
     ],
 )
 def test_use_only_where_the_whole_interval_lies_above_zero(low, losers, decision) -> None:
     clear = Interval(0.1, 0.05, 0.2)
     found = Interval(0.01, low, 0.02)
-    assert decide([found], True, (5, 9), losers) == decision
-    assert decide([clear, found], True, (5, 9), losers) == decision
-    assert decide([found, clear], True, (5, 9), losers) == decision
+    assert grounds(found, losers=losers).decision() == decision
+    assert grounds(clear, own=found, losers=losers).decision() == decision
 
 
 def test_nothing_accepted_is_never_used() -> None:
-    interval = Interval(0.2, 0.1, 0.3)
-    assert decide([interval], False, (5, 9), 0) == "do_not_use"
-    sentence = make_sentence("do_not_use", "real", "mixed", interval, 0.95, available=False)
-    assert sentence == (
+    none = grounds(Interval(0.2, 0.1, 0.3), available=False)
+    assert none.decision() == "do_not_use"
+    assert none.sentence() == (
         "Do not use synthetic images: none was accepted, so there is nothing to add to the best "
         "baseline, real."
     )
+    assert none.reasons() == ["No synthetic image was accepted."]
 
 
 def test_a_class_regresses_when_it_surely_loses_more_than_the_margin() -> None:
     gain = gain_of(0.1, 0.2, 0.3, (-0.05, -0.05, -0.015, 0.1), spread=0.01)
-    assert regressed(gain, tail=(1,), margin_points=2.0) == (0,)
-    assert regressed(gain, tail=(), margin_points=2.0) == (0, 1)
-    assert regressed(gain, tail=(), margin_points=1.0) == (0, 1, 2)
+    assert regressed(gain, thin=(1,), margin_points=2.0) == (0,)
+    assert regressed(gain, thin=(), margin_points=2.0) == (0, 1)
+    assert regressed(gain, thin=(), margin_points=1.0) == (0, 1, 2)
     unsure = gain_of(0.1, 0.2, 0.3, (-0.05,) * 4)
-    assert regressed(unsure, tail=(), margin_points=0.0) == ()
+    assert regressed(unsure, thin=(), margin_points=0.0) == ()
 
 
 @pytest.mark.parametrize(
-    ("counts", "tail"),
+    ("counts", "tail", "thin"),
     [
-        ((5, 3, 9, 1), (3, 1, 0)),
-        ((2, 2, 2, 2, 2), (0, 1, 2)),
-        ((4, 6, 5), (0, 2)),
-        ((7, 3), (1,)),
-        ((7,), (0,)),
+        ((5, 3, 9, 1), (3, 1, 0), (3, 1, 0)),
+        ((2, 2, 2, 2, 2), (0, 1, 2), ()),  # in a balanced set no class is thin
+        ((3, 3, 3, 2), (3, 0, 1), (3,)),
+        ((4, 6, 5), (0, 2), (0, 2)),
+        ((7, 3), (1,), (1,)),
+        ((7,), (0,), ()),
     ],
 )
-def test_the_tail_is_the_smallest_classes(counts, tail) -> None:
+def test_the_tail_is_the_smallest_classes(counts, tail, thin) -> None:
     assert tail_classes(counts) == tail
+    assert thin_classes(counts) == thin
 
 
 def test_sentences() -> None:
-    small = Interval(0.003, -0.004, 0.01)
-    assert make_sentence("do_not_use", "real", "mixed", small, 0.95, True) == (
+    small = grounds(Interval(0.003, -0.004, 0.01))
+    assert small.sentence() == (
         "Do not use the synthetic images: the best way to use them (mixed) changed balanced "
         "accuracy by +0.30 points (95 % interval -0.40 to +1.00) against the best baseline, real."
     )
     clear = Interval(0.02, 0.01, 0.03)
-    assert make_sentence("use", "real", "mixed", clear, 0.975, True) == (
+    assert grounds(clear, level=0.975).sentence() == (
         "Use the synthetic images: the best way to use them (mixed) raised balanced accuracy by "
         "+2.00 points (97.5 % interval +1.00 to +3.00) over the best baseline, real."
     )
-    care = make_sentence("use_with_care", "real", "mixed", clear, 0.95, True, losers=["coat"])
-    assert care.endswith("With care: coat got worse.")
-    thin = make_sentence("do_not_use", "real", "mixed", clear, 0.95, True, NAMES)
-    assert "too few test images to tell, fewer than 5 of class a, b, c and 1 more" in thin
+    care = grounds(clear, losers=("coat",), own=None)
+    assert care.sentence().endswith("real. With care: coat got worse.")
+    assert grounds(clear, own=None).sentence().endswith("real. With care: see the reasons.")
+    thin = grounds(clear, few_tests=tuple(NAMES))
+    assert (
+        "too few test images to tell, fewer than 5 of class a, b, c and 1 more" in thin.sentence()
+    )
+    assert "no gain is shown" not in thin.sentence()
+    own = grounds(clear, own=small.gain)
+    assert own.sentence().endswith("the same training without them, no gain is shown.")
 
 
 def test_too_few_test_images_of_a_class_never_say_use() -> None:
-    assert decide([Interval(0.2, 0.1, 0.3)], True, (5, 400), 0) == "use"
-    assert decide([Interval(0.2, 0.1, 0.3)], True, (4, 400), 0) == "do_not_use"
+    assert few_tests(("a", "b"), (5, 400)) == ()
+    assert few_tests(("a", "b"), (4, 400)) == ("a",)
+    few = grounds(Interval(0.2, 0.1, 0.3), few_tests=("a",))
+    assert few.decision() == "do_not_use"
+    assert few.reasons() == ["Too few test images of a (fewer than 5)."]
+
+
+def test_few_seeds_ask_for_care() -> None:
+    few = grounds(Interval(0.2, 0.1, 0.3), seeds=3)
+    assert few.decision() == "use_with_care"
+    (reason,) = few.reasons()
+    assert reason.startswith("With 3 seeds the interval is not to be trusted; take 4 or more")
 
 
 def test_the_verdict_holds_what_the_contract_names() -> None:
