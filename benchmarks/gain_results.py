@@ -27,11 +27,11 @@ def result(regime: Regime, runs: list[Path], base: Path | None = None) -> dict[s
     base_minutes = None if base is None else seconds_of(base) / 60
     gain = pooled["gain_points"]
     recipe = json.loads((runs[0] / "prepare" / "recipe.json").read_text())
-    own = recipe.get("settings", {}).get("base", "none")
+    started = json.loads((runs[0] / "pretrain" / "summary.json").read_text())["base"]
     return {
         "name": regime.name,
         "facts": recipe["facts"],
-        "base": own if base is None else "elsewhere",
+        "base": started if started in ("none", "pool") else "elsewhere",
         "decision": pooled["decision"],
         "way": pooled["best_synthetic"],
         "best_baseline": pooled["best_baseline"],
@@ -82,14 +82,17 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
 def add_regimes(path: Path, found: list[dict[str, Any]]) -> None:
     """Put what was found into the recipe's list, in the place of what has the same name.
 
-    Where a baseline saw the base's images it is another comparison than the list's, and stays out.
+    What was measured with more classifiers of an arm, on all splits together, stays. Where a
+    baseline saw the base's images it is another comparison than the list's, and stays out.
 
     Raises:
         InputError: the file is no such list.
     """
     known = {one.name: one for one in (read_regimes(path) if path.exists() else ())}
     for one in found:
-        if one["images_of_base"]:
+        old = known.get(one["name"])
+        fewer = old is not None and one["seeds"] * one["splits"] < old.seeds * old.splits
+        if one["images_of_base"] or fewer:
             continue
         facts = {key: value for key, value in one["facts"].items() if key in Measured.model_fields}
         plain = {key: value for key, value in one.items() if key in Measured.model_fields}

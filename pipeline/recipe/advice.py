@@ -43,22 +43,34 @@ def write_recipe(folder: Path, recipe: Literal["auto", "none"], facts: SetFacts)
 
 
 def _settings(chosen: Recipe) -> str:
-    return f"pretrain.base = {chosen.settings.base} ({chosen.reasons['base']})"
+    return f"pretrain.base: auto = {chosen.settings.base} ({chosen.reasons['base']})"
 
 
 def _hint(elsewhere: Expectation | None) -> str:
     """Return what a base would bring that has learned from other images of the kind."""
-    if elsewhere is None or not _is_promising(elsewhere):
+    if elsewhere is None or not _may_gain(elsewhere):
         return ""
     return (
-        ". From a base that knows such images already (pretrain.base = run, folder or hub) and "
-        f"whose own images are not at hand, {_in_words(elsewhere)}"
+        ". From a base that knows such images already (pretrain.base: run, folder or hub) and "
+        f"whose own images are not at hand, {_with_doubt(elsewhere)}"
     )
 
 
-def _is_promising(expectation: Expectation) -> bool:
-    """Say whether a gain may be expected: it did get a `use`, and its interval lies above 0."""
-    return expectation.used and expectation.gain_low > 0
+def _may_gain(expectation: Expectation) -> bool:
+    return expectation.used and expectation.gain_points > 0
+
+
+def _with_doubt(expectation: Expectation) -> str:
+    """Return what sets like it gained, and how far that may be expected.
+
+    A gain stands alone where it did get a `use` and its interval lies above 0.
+    """
+    found = _in_words(expectation)
+    if not _may_gain(expectation):
+        return f"{found}: expect nothing; the comparison will say"
+    if expectation.gain_low <= 0:
+        return f"{found}: perhaps; the comparison will say"
+    return found
 
 
 def _in_words(expectation: Expectation) -> str:
@@ -73,7 +85,4 @@ def _in_words(expectation: Expectation) -> str:
 def _gain(expectation: Expectation | None) -> str:
     if expectation is None:
         return "no measured regime is near this set: the comparison will say what it gains"
-    found = _in_words(expectation)
-    if _is_promising(expectation):
-        return found
-    return f"{found}: expect nothing; the comparison will say"
+    return _with_doubt(expectation)

@@ -56,7 +56,7 @@ FACTS = {
 }
 
 
-def run_folder(root: Path, seconds: float) -> Path:
+def run_folder(root: Path, seconds: float, base: str = "pool") -> Path:
     """Write what a finished run leaves that the benchmark reads."""
     verdict = {
         "decision": "use",
@@ -83,6 +83,8 @@ def run_folder(root: Path, seconds: float) -> Path:
     (root / "prepare").mkdir()
     recipe = {"facts": FACTS, "settings": {"base": "pool"}}
     (root / "prepare" / "recipe.json").write_text(json.dumps(recipe))
+    (root / "pretrain").mkdir()
+    (root / "pretrain" / "summary.json").write_text(json.dumps({"base": base}))
     taken = {"train": seconds / 4, "evaluate": 0.75 * seconds}
     (root / "seconds.json").write_text(
         json.dumps({stage: {"digest": "a", "seconds": one} for stage, one in taken.items()})
@@ -139,10 +141,12 @@ def test_seconds_of_a_stage_that_was_finished_before_stay(gain, results, tmp_pat
     monkeypatch.setattr(gain, "_digest", lambda folder: digests[folder.name])
     kept = {name: {"digest": "same", "seconds": 90.0} for name in digests}
     (tmp_path / "seconds.json").write_text(json.dumps(kept))
+    clock = iter([0.0, 5.0, 10.0, 17.0])
+    monkeypatch.setattr(gain.time, "monotonic", lambda: next(clock))
     for name in digests:
         gain._timed(name, None, tmp_path)
     # The comparison was done anew, by other params: its own seconds count.
-    assert results.seconds_of(tmp_path) == pytest.approx(90.0, abs=1.0)
+    assert results.seconds_of(tmp_path) == 90.0 + 7.0
 
 
 def test_a_digest_is_that_of_a_finished_stage(gain, tmp_path):
@@ -157,6 +161,7 @@ def test_what_was_found_becomes_a_regime_of_the_recipe(gain, tmp_path):
     gain.add_regimes(path, [first])
     gain.add_regimes(path, [{**first, "name": "elsewhere", "base": "elsewhere"}])
     gain.add_regimes(path, [{**first, "gain_points": 3.0}])
+    gain.add_regimes(path, [{**first, "gain_points": 1.0, "seeds": 3}])  # weaker evidence
     gain.add_regimes(path, [{**first, "name": "seen-by-a-baseline", "images_of_base": True}])
     pool, elsewhere = read_regimes(path)
     assert (pool.name, pool.base, pool.pool, pool.gain_points) == (
@@ -253,7 +258,7 @@ def test_a_base_is_given_to_every_split_and_its_time_told(gain, results, tmp_pat
     def run_stage(name: str, params: Any, folder: Path, _tracker: Any) -> None:
         if name == "prepare":
             given.append((params.seed, params.pretrain.base, params.pretrain.path))
-            run_folder(folder, 600.0)
+            run_folder(folder, 600.0, base="run")
 
     monkeypatch.setattr(gain, "run_stage", run_stage)
     monkeypatch.setattr(gain, "_digest", lambda folder: folder.name)
@@ -271,7 +276,7 @@ def test_a_base_is_given_to_every_split_and_its_time_told(gain, results, tmp_pat
     assert given == [(100, "run", str(base))]
 
 
-@pytest.mark.parametrize(("given", "name"), [(True, "digits-5-base"), (False, "digits")])
+@pytest.mark.parametrize(("given", "name"), [(True, "mnist-5-base"), (False, "digits")])
 def test_quick_does_the_claim_where_its_files_are_given(gain, tmp_path, monkeypatch, given, name):
     ran: list[Any] = []
     monkeypatch.setattr(gain, "train_base", lambda *_: tmp_path / "base")
@@ -284,6 +289,12 @@ def test_quick_does_the_claim_where_its_files_are_given(gain, tmp_path, monkeypa
     monkeypatch.setattr(gain, "summary", lambda found: {"regimes": len(found)})
     gain.main(quick=True, mnist=tmp_path if given else None, settings=None)
     assert ran == [(name, (4, 1))]
+
+
+@pytest.mark.parametrize("more", [{"quick": True}, {"settings": ["train.steps=7"]}])
+def test_the_recipe_learns_from_the_shipped_defaults_alone(gain, tmp_path, more):
+    with pytest.raises(typer.BadParameter, match="leave out --quick and --set"):
+        gain.main(regimes=tmp_path / "regimes.json", **{"settings": None, **more})
 
 
 def test_an_unknown_regime_is_named(gain):

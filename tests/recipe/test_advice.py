@@ -8,6 +8,7 @@ from recipe.sets import facts, regime
 
 from pipeline.errors import InputError
 from pipeline.recipe.advice import write_recipe
+from pipeline.recipe.measured import read_regimes
 from pipeline.recipe.settings import Settings, read_settings
 
 FASHION = {"labelled": 409, "pool": 57_000}
@@ -27,9 +28,9 @@ def test_a_gain_to_expect(tmp_path: Path, regimes: list[Any]) -> None:
     regimes.append(regime(name="fashion-mnist-pool", decision="use", **GAIN, **FASHION))
     assert write_recipe(tmp_path, "auto", facts(**FASHION)) == (
         "409 training images in 10 classes (10 to 100), 57,000 unlabelled ones, 16 px: "
-        "pretrain.base = pool (139.4 unlabelled images for each training image); sets like it "
-        "gained +5.0 points (+2.1 to +7.9), in the thinnest classes +4.0 (+0.6 to +7.4), over the "
-        "best baseline (fashion-mnist-pool)"
+        "pretrain.base: auto = pool (139.4 unlabelled images for each training image); sets "
+        "like it gained +5.0 points (+2.1 to +7.9), in the thinnest classes +4.0 (+0.6 to +7.4), "
+        "over the best baseline (fashion-mnist-pool)"
     )
     assert json.loads((tmp_path / "recipe.json").read_text()) == {
         "recipe": "auto",
@@ -41,18 +42,22 @@ def test_a_gain_to_expect(tmp_path: Path, regimes: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gain", "decision"),
-    [(0.0, "do_not_use"), (2.0, "use"), (5.0, "do_not_use")],
+    ("gain", "decision", "told"),
+    [
+        (0.0, "do_not_use", "expect nothing"),
+        (2.0, "use", "perhaps"),
+        (5.0, "do_not_use", "expect nothing"),
+    ],
 )
 def test_a_gain_that_may_be_none_is_not_promised(
-    tmp_path: Path, regimes: list[Any], gain: float, decision: str
+    tmp_path: Path, regimes: list[Any], gain: float, decision: str, told: str
 ) -> None:
     regimes.append(
         regime(gain_points=gain, gain_low=gain - 1, gain_high=gain + 1, decision=decision)
     )
     said = write_recipe(tmp_path, "auto", facts())
     assert said is not None
-    assert said.endswith("(stripes): expect nothing; the comparison will say")
+    assert said.endswith(f"(stripes): {told}; the comparison will say")
 
 
 def test_a_set_that_is_like_no_other(tmp_path: Path, regimes: list[Any]) -> None:
@@ -121,7 +126,7 @@ def test_a_base_from_elsewhere_is_hinted_at_where_it_gained(
     assert said is not None
     assert said.endswith(
         ": expect nothing; the comparison will say. "
-        "From a base that knows such images already (pretrain.base = run, folder or hub) and whose "
+        "From a base that knows such images already (pretrain.base: run, folder or hub) and whose "
         "own images are not at hand, sets "
         "like it gained +5.0 points (+2.1 to +7.9), in the thinnest classes +4.0 (+0.6 to +7.4), "
         "over the best baseline (known)"
@@ -132,10 +137,10 @@ def test_a_base_from_elsewhere_is_hinted_at_where_it_gained(
     "changes",
     [
         {"decision": "do_not_use", **GAIN},
-        {"decision": "use", "gain_points": 2.0, "gain_low": 1.0, "gain_high": 3.0},
+        {"decision": "do_not_use", "gain_points": -2.0, "gain_low": -3.0, "gain_high": -1.0},
         {"decision": "use", "image_size_px": 128, **GAIN},
     ],
-    ids=["refused", "not sure", "not near"],
+    ids=["refused", "a loss", "not near"],
 )
 def test_a_base_from_elsewhere_that_was_not_found_to_help_is_not_hinted_at(
     tmp_path: Path, regimes: list[Any], changes: dict[str, Any]
@@ -143,4 +148,16 @@ def test_a_base_from_elsewhere_that_was_not_found_to_help_is_not_hinted_at(
     regimes.append(regime(base="elsewhere", **changes))
     said = write_recipe(tmp_path, "auto", facts())
     assert said is not None
-    assert "pretrain.base = run" not in said
+    assert "From a base" not in said
+
+
+def test_the_measured_regimes_tell_of_their_own_claim(tmp_path: Path) -> None:
+    claim = next(one for one in read_regimes() if one.name == "mnist-5-base")
+    few = facts(
+        labelled=claim.labelled, smallest=5, largest=5, pool=0, image_size_px=claim.image_size_px
+    )
+    said = write_recipe(tmp_path, "auto", few)
+    assert said is not None
+    _, hint = said.split("From a base that knows such images already")
+    assert "mnist-5-base" in hint
+    assert hint.endswith("perhaps; the comparison will say")

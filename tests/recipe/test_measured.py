@@ -5,7 +5,7 @@ from typing import Any, get_args
 import pytest
 from recipe.sets import plain_regime
 
-from pipeline.downstream import verdict
+from pipeline.downstream import grounds
 from pipeline.errors import InputError
 from pipeline.recipe import measured
 from pipeline.recipe.expect import expect
@@ -44,7 +44,7 @@ def test_each_regime_is_expected_of_a_set_like_it() -> None:
 
 
 def test_decisions_are_those_of_a_verdict() -> None:
-    assert get_args(measured.Decision) == get_args(verdict.Decision)
+    assert get_args(measured.Decision) == get_args(grounds.Decision)
 
 
 def test_a_regime_that_is_added_makes_no_stage_stale() -> None:

@@ -528,8 +528,8 @@ def test_the_recipe_is_said_and_written_before_anything_trains(
     prepare(root, recording_tracker)
     assert recording_tracker.notes[-1] == (
         "prepare: recipe: 10 training images in 2 classes (4 to 6), 5 unlabelled ones, 12 px: "
-        "pretrain.base = none (fewer than 500 unlabelled images); no measured regime is near this "
-        "set: the comparison will say what it gains"
+        "pretrain.base: auto = none (fewer than 500 unlabelled images); no measured regime is near "
+        "this set: the comparison will say what it gains"
     )
     assert read_json(root, "settings.json") == {"base": "none"}
     assert read_json(root, "recipe.json") == {
