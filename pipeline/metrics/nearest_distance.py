@@ -15,6 +15,7 @@ from scipy.stats import binom
 from pipeline.errors import StageError
 from pipeline.metrics.estimate import Estimate, Rows, jackknife, require_comparable
 from pipeline.metrics.neighbours import nearest
+from pipeline.metrics.threads import one_blas_thread
 
 MINIMUM_RATIOS = 6  # below, no two rows enclose the median with 95 %
 MINIMUM_TRIPLES = 20
@@ -89,13 +90,14 @@ def closer_to_training(
             "equally many, or the larger set is nearer by itself"
         )
     # (groups, M, 2): with the nearest row of each group known, leaving one out is a minimum.
-    distances = np.stack(
-        [
-            [nearest(fake, rows[group::_GROUPS], 1).distances[:, 0] for group in range(_GROUPS)]
-            for rows in (training, heldout)
-        ],
-        axis=2,
-    )
+    with one_blas_thread():  # looked for once, not in each of the searches
+        distances = np.stack(
+            [
+                [nearest(fake, rows[group::_GROUPS], 1).distances[:, 0] for group in range(_GROUPS)]
+                for rows in (training, heldout)
+            ],
+            axis=2,
+        )
 
     def share(groups: Rows, rows: Rows) -> float:
         ours, theirs = groups.min(axis=0)[rows.astype(np.int64)].T
