@@ -121,7 +121,8 @@ def main(
             )
             _write(json_file, found)
             if regimes is not None:
-                add_regimes(regimes, found)
+                kept = add_regimes(regimes, found)
+                typer.echo(f"{regimes}: stays as it is of {kept or 'none of them'}", err=True)
     typer.echo(json.dumps(summary(found), indent=1))
 
 

@@ -7,11 +7,12 @@ from typing import Any
 from gain_sets import Regime
 
 from pipeline.downstream.pooled import pooled_verdict, read_run
+from pipeline.params import HEAD_MARGIN_POINTS
 from pipeline.recipe.measured import Regime as Measured
 from pipeline.recipe.measured import read_regimes
 
 SECONDS = "seconds.json"  # of each stage, in a run's folder
-_RESAMPLES, _CONFIDENCE, _MARGIN_POINTS = 2000, 0.95, 2.0
+_RESAMPLES, _CONFIDENCE = 2000, 0.95
 
 
 def result(regime: Regime, runs: list[Path], base: Path | None = None) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def _pooled(runs: list[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
     if len(runs) == 1:
         return verdicts[0], verdicts[0]
     read = [read_run(run, verdict) for run, verdict in zip(runs, verdicts, strict=True)]
-    return verdicts[0], pooled_verdict(read, _RESAMPLES, _CONFIDENCE, _MARGIN_POINTS, 0)
+    return verdicts[0], pooled_verdict(read, _RESAMPLES, _CONFIDENCE, HEAD_MARGIN_POINTS, 0)
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -79,20 +80,25 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     return {"regime": best["name"], **{key: best[key] for key in keys}, "regimes": found}
 
 
-def add_regimes(path: Path, found: list[dict[str, Any]]) -> None:
+def add_regimes(path: Path, found: list[dict[str, Any]]) -> list[str]:
     """Put what was found into the recipe's list, in the place of what has the same name.
 
     What was measured with more classifiers of an arm, on all splits together, stays. Where a
     baseline saw the base's images it is another comparison than the list's, and stays out.
 
+    Returns:
+        Names of what stayed out.
+
     Raises:
         InputError: the file is no such list.
     """
+    left_out = []
     known = {one.name: one for one in (read_regimes(path) if path.exists() else ())}
     for one in found:
         old = known.get(one["name"])
         fewer = old is not None and one["seeds"] * one["splits"] < old.seeds * old.splits
         if one["images_of_base"] or fewer:
+            left_out.append(one["name"])
             continue
         facts = {key: value for key, value in one["facts"].items() if key in Measured.model_fields}
         plain = {key: value for key, value in one.items() if key in Measured.model_fields}
@@ -101,6 +107,7 @@ def add_regimes(path: Path, found: list[dict[str, Any]]) -> None:
         known[one["name"]] = Measured.model_validate(rounded)
     lines = ",\n".join(f"  {one.model_dump_json()}" for one in known.values())
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    return left_out
 
 
 def _labels(verdict: dict[str, Any]) -> dict[str, float] | None:

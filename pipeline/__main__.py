@@ -24,7 +24,7 @@ from pipeline.export.command import (
     export_command,
     keygen_command,
 )
-from pipeline.params import SECTIONS, Params, StageName, load_params
+from pipeline.params import HEAD_MARGIN_POINTS, SECTIONS, Params, StageName, load_params
 from pipeline.processes import end_with_launcher
 from pipeline.readers.command import CHECK_EXAMPLE, check_command
 from pipeline.storage.command import FETCH_EXAMPLE, SEND_EXAMPLE, fetch_command, send_command
@@ -275,7 +275,7 @@ def pool(
     resamples: Annotated[int, typer.Option(min=100, max=1_000_000)] = 2000,
     margin: Annotated[
         float, typer.Option(min=0.0, max=100.0, help="Points of recall that a class may lose.")
-    ] = 2.0,
+    ] = HEAD_MARGIN_POINTS,
     debug: Debug = False,
 ) -> None:
     """Give one verdict over several runs, each with its own split, generator and images."""

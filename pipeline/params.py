@@ -91,6 +91,7 @@ ON_TOP_OF: dict[str, str] = {
     "mixed_pool": "pseudo_labels_soft",
     "mixed_base": "base_images",
 }
+HEAD_MARGIN_POINTS = 2.0
 # In the order in which they are asked.
 FilterName = Literal[
     "copies", "near_copies", "artefacts", "labels", "realism", "off_class", "typical", "repeats"
@@ -746,7 +747,7 @@ class EvaluateParams(Section):
     confidence: Fraction = Field(0.95, description="level of the interval of the gain")
     bootstrap_resamples: int = Field(2000, ge=100, le=1_000_000)
     head_margin_points: float = Field(
-        2.0,
+        HEAD_MARGIN_POINTS,
         ge=0.0,
         le=100.0,
         description="a class that surely loses, and more than this, makes `use` a `use_with_care`",

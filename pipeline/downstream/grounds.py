@@ -9,7 +9,7 @@ One run and several pooled ones are judged by the same rules.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pipeline.downstream.compare import ArmGain, Interval
 
@@ -19,6 +19,13 @@ MINIMUM_TEST_IMAGES = 5
 _ENOUGH_SEEDS = 4  # with fewer, an interval errs on one side in up to 7 %: docs/statistics.md
 _POINTS = 100.0  # percentage points a unit
 _NAMED = 3  # classes that a sentence names
+
+
+class _Doubt(NamedTuple):
+    """What makes `use` a `use_with_care`."""
+
+    briefly: str  # for the sentence
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Grounds:
         few_tests: names of classes with fewer than `MINIMUM_TEST_IMAGES` test images.
         losers: names of classes that are not thin and surely lose, by `regressed`.
         margin_points: loss of recall beyond which they do.
-        seeds: paired repetitions, of all runs.
+        seeds: paired repetitions; None of pooled runs, where splits take their place.
     """
 
     baseline: str
@@ -51,7 +58,7 @@ class Grounds:
     few_tests: tuple[str, ...]
     losers: tuple[str, ...]
     margin_points: float
-    seeds: int
+    seeds: int | None
 
     def decision(self) -> Decision:
         """Return `use` where the interval of the gain lies above zero, else `do_not_use`.
@@ -101,12 +108,11 @@ class Grounds:
 
     def reasons(self) -> list[str]:
         """Return what speaks against the images or asks for care, a sentence each."""
-        return [*self._objections(), *self._doubts()]
+        return [*self._objections(), *(doubt.reason for doubt in self._doubts())]
 
     def _care(self) -> str:
-        if self.losers:
-            return f" With care: {_names(self.losers)} got worse."
-        return " With care: see the reasons." if self._doubts() else ""
+        briefly = [doubt.briefly for doubt in self._doubts()]
+        return f" With care: {'; '.join(briefly)}." if briefly else ""
 
     def _objections(self) -> list[str]:
         found = []
@@ -132,27 +138,39 @@ class Grounds:
             )
         return found
 
-    def _doubts(self) -> list[str]:
+    def _doubts(self) -> list[_Doubt]:
         found = []
         if self.losers:
+            names = _names(self.losers)
             found.append(
-                f"{_names(self.losers)}: surely worse, by more than {self.margin_points:g} points "
-                "of recall."
+                _Doubt(
+                    f"{names} got worse",
+                    f"{names}: surely worse, by more than {self.margin_points:g} points of recall.",
+                )
             )
         if self.available and self.own is None:
             found.append(
-                f"{self.synthetic} was not compared with the same training without synthetic "
-                f"images; add {self.twin} to evaluate.arms."
+                _Doubt(
+                    f"it was not compared with {self.twin}",
+                    f"{self.synthetic} was not compared with the same training without synthetic "
+                    f"images; add {self.twin} to evaluate.arms.",
+                )
             )
         if self.available and self.others is not None:
             found.append(
-                f"{self.synthetic} was trained on other images too, as {self.others} is; the "
-                "dataset does not hold them, and what it brings alone is shown by other arms."
+                _Doubt(
+                    "it was trained on other images too",
+                    f"{self.synthetic} was trained on other images too, as {self.others} is; the "
+                    "dataset does not hold them, and what it brings alone is shown by other arms.",
+                )
             )
-        if self.seeds < _ENOUGH_SEEDS:
+        if self.seeds is not None and self.seeds < _ENOUGH_SEEDS:
             found.append(
-                f"With {self.seeds} seeds the interval is not to be trusted; take {_ENOUGH_SEEDS} "
-                "or more."
+                _Doubt(
+                    f"{self.seeds} seeds are few",
+                    f"With {self.seeds} seeds the interval is not to be trusted; take "
+                    f"{_ENOUGH_SEEDS} or more.",
+                )
             )
         return found
 

@@ -137,26 +137,27 @@ def pooled_verdict(
     gains = _gains(runs, baseline, others, tail, resamples, confidence, seed)
     gain = gains[synthetic]
     tests = [np.bincount(one.test.labels, minlength=len(classes)).tolist() for one in runs]
-    twin = _twin(synthetic, names)
+    twins = list(dict.fromkeys(_twin(synthetic, one) for one in runs))
     own = None
-    if twin in names:
-        own = _gains(runs, twin, [synthetic], tail, resamples, confidence, seed)[synthetic]
+    if len(twins) == 1 and twins[0] in names:
+        own = _gains(runs, twins[0], [synthetic], tail, resamples, confidence, seed)[synthetic]
     losers = regressed(gain, thin_classes(images.tolist()), margin_points)
     grounds = Grounds(
         baseline=baseline,
         synthetic=synthetic,
         gain=gain.balanced_accuracy,
         level=confidence,
-        twin=twin,
+        twin=" or ".join(twins),
         own=None if own is None else own.balanced_accuracy,
         others=ON_TOP_OF.get(synthetic),
         available=all(one.synthetic for one in runs),
         few_tests=few_tests(classes, np.min(tests, axis=0).tolist()),
         losers=tuple(classes[k] for k in losers),
         margin_points=margin_points,
-        seeds=sum(len(one.test.correct[synthetic]) for one in runs),
+        seeds=None,
     )
     overall, of_tail = in_points(gain.balanced_accuracy), in_points(gain.tail)
+    of_twin = None if own is None else in_points(own.balanced_accuracy)
     return {
         "decision": grounds.decision(),
         "sentence": grounds.sentence(),
@@ -167,7 +168,23 @@ def pooled_verdict(
         "interval_points": [overall.low, overall.high],
         "tail_gain_points": of_tail.value,
         "tail_interval_points": [of_tail.low, of_tail.high],
+        "twin": None if own is None else twins[0],
+        "own_gain_points": None if of_twin is None else of_twin.value,
+        "own_interval_points": None if of_twin is None else [of_twin.low, of_twin.high],
         "confidence": confidence,
+        "margin_points": margin_points,
+        "per_class": [
+            {
+                "name": name,
+                "gain_points": one.value,
+                "simultaneous_low_points": one.low,
+                "simultaneous_high_points": one.high,
+                "regressed": k in losers,
+            }
+            for k, (name, one) in enumerate(
+                zip(classes, map(in_points, gain.classes_simultaneous), strict=True)
+            )
+        ],
         "runs": [
             {"name": one.name, "gain_points": _own_gain(one, baseline, synthetic)} for one in runs
         ],
@@ -184,7 +201,11 @@ def pooled_verdict(
             }
             for name in names
         ],
-        "n": {"splits": len(runs), "test": [sum(one) for one in tests]},
+        "n": {
+            "splits": len(runs),
+            "seeds": [len(one.test.correct[synthetic]) for one in runs],
+            "test": [sum(one) for one in tests],
+        },
     }
 
 
@@ -203,13 +224,20 @@ def _refuse_unlike(runs: Sequence[RunPredictions]) -> None:
         known[one.digest] = one.name
 
 
-def _twin(synthetic: str, names: Sequence[str]) -> str:
-    """Return the name of the same training without synthetic rows."""
+def _twin(synthetic: str, run: RunPredictions) -> str:
+    """Return the name of the same training without synthetic rows, as that run had it.
+
+    How an arm is augmented, and so its twin, follows from the arms that it was run with.
+    """
     if synthetic.endswith(BY_USER):
         return synthetic.removesuffix(BY_USER)
-    ours = [name for name in ARMS if name in names]
-    (arm,) = (one.arm for one in plan_arms(ours, (0.5,), (1e-3,)) if one.arm.name == synthetic)
-    return arm.twin() or ""
+    ours = [name for name in ARMS if name in run.roles]
+    for family in plan_arms(ours, (0.5,), (1e-3,)):
+        if family.arm.name == synthetic:
+            return family.arm.twin() or ""
+    raise InputError(
+        f"{run.name}: arm {synthetic} is not known to this version; pool with the one that ran it"
+    )
 
 
 def _gains(

@@ -19,12 +19,12 @@ def tail_classes(training_images: Sequence[float]) -> tuple[int, ...]:
 
 
 def thin_classes(training_images: Sequence[float]) -> tuple[int, ...]:
-    """Return those of the tail that have fewer training images than the largest class.
+    """Return those of the tail with at most half as many training images as the largest class.
 
-    In a balanced set no class is thin, whatever stands in its tail.
+    In a set that is balanced, or nearly, no class is thin, whatever stands in its tail.
     """
-    largest = max(training_images)
-    return tuple(k for k in tail_classes(training_images) if training_images[k] < largest)
+    most = max(training_images) / 2
+    return tuple(k for k in tail_classes(training_images) if training_images[k] <= most)
 
 
 def tail_recall(scores: Scores, tail: Sequence[int]) -> float:

@@ -161,7 +161,8 @@ def test_what_was_found_becomes_a_regime_of_the_recipe(gain, tmp_path):
     gain.add_regimes(path, [first])
     gain.add_regimes(path, [{**first, "name": "elsewhere", "base": "elsewhere"}])
     gain.add_regimes(path, [{**first, "gain_points": 3.0}])
-    gain.add_regimes(path, [{**first, "gain_points": 1.0, "seeds": 3}])  # weaker evidence
+    weaker = {**first, "gain_points": 1.0, "seeds": 3}
+    assert gain.add_regimes(path, [weaker]) == ["pool-of-its-own"]
     gain.add_regimes(path, [{**first, "name": "seen-by-a-baseline", "images_of_base": True}])
     pool, elsewhere = read_regimes(path)
     assert (pool.name, pool.base, pool.pool, pool.gain_points) == (

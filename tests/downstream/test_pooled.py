@@ -1,15 +1,17 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.__main__ import app
 from pipeline.data.store import make_samples
 from pipeline.data.store_writer import write_store
-from pipeline.downstream.pooled import pooled_verdict, read_run
+from pipeline.downstream.compare import SplitOutcomes
+from pipeline.downstream.pooled import RunPredictions, pooled_verdict, read_run
 from pipeline.errors import InputError
 
 CLASSES = ("a", "b")
@@ -57,7 +59,7 @@ def test_a_clear_gain_over_several_runs_is_used(tmp_path: Path) -> None:
     verdict = pooled(tmp_path, 0.95)
     assert verdict["decision"] == "use_with_care"  # its twin, real_balanced, took no part
     assert "add real_balanced to evaluate.arms" in verdict["reasons"][0]
-    assert verdict["sentence"].endswith("With care: see the reasons.")
+    assert verdict["sentence"].endswith("With care: it was not compared with real_balanced.")
     assert verdict["gain_points"] == pytest.approx(35, abs=5)
     low, high = verdict["interval_points"]
     assert 20 < low < verdict["gain_points"] < high < 50
@@ -84,24 +86,36 @@ def test_a_winner_that_sees_other_images_too_is_used_with_care(
     assert pooled_verdict(read, 500, 0.95, 2.0, seed=0)["decision"] == decision
 
 
-def test_a_class_that_loses_in_all_runs_asks_for_care(tmp_path: Path) -> None:
+def losing(run: int, training: tuple[int, ...]) -> RunPredictions:
+    """Return a run whose synthetic arm gains in two classes and loses in the first."""
+    labels = np.repeat([0, 1, 2], EACH)
+    random = np.random.default_rng(run)
+    chances = {"real_augmented": (0.9, 0.4, 0.4), "mixed": (0.6, 0.95, 0.95)}
+    right = {
+        name: random.random((SEEDS, 3 * EACH)) < np.asarray(chance)[labels]
+        for name, chance in chances.items()
+    }
+    ids = np.asarray([f"{run}-{i}" for i in range(3 * EACH)])
     roles = {"real_augmented": "baseline", "mixed": "synthetic"}
-    read = []
-    for run in range(4):
-        one = read_run(*finished(tmp_path, {"real_augmented": 0.6, "mixed": 1.0}, run, roles=roles))
-        wrong = one.test.correct["mixed"].copy()
-        wrong[:, one.test.labels == 0] = False
-        wrong[:, :3] = True
-        of_all = {**one.test.correct, "mixed": wrong}
-        read.append(replace(one, test=replace(one.test, correct=of_all)))
-    fair = [replace(one, training_images=(9, 9)) for one in read]
-    verdict = pooled_verdict(fair, 500, 0.95, 2.0, seed=0)
-    assert verdict["decision"] == "do_not_use"  # what one class gains the other loses
-    assert verdict["reasons"][-1] == "a: surely worse, by more than 2 points of recall."
-    thin = [replace(one, training_images=(3, 9)) for one in read]
-    assert len(pooled_verdict(thin, 500, 0.95, 2.0, seed=0)["reasons"]) == 1
-    spared = pooled_verdict(fair, 500, 0.95, 80.0, seed=0)
-    assert "surely worse" not in " ".join(spared["reasons"])
+    test = SplitOutcomes(labels, ids, right)
+    return RunPredictions(
+        f"run-{run}", roles, ("a", "b", "c"), training, right, labels, test, 5, str(run)
+    )
+
+
+def test_a_class_that_loses_in_all_runs_asks_for_care() -> None:
+    def over(training: tuple[int, ...], margin_points: float = 2.0) -> dict:
+        runs = [losing(run, training) for run in range(4)]
+        return pooled_verdict(runs, 500, 0.95, margin_points, seed=0)
+
+    verdict = over((9, 9, 9))
+    assert verdict["decision"] == "use_with_care"
+    assert verdict["sentence"].endswith("real_augmented. With care: a got worse.")
+    assert verdict["reasons"] == ["a: surely worse, by more than 2 points of recall."]
+    assert [one["regressed"] for one in verdict["per_class"]] == [True, False, False]
+    assert over((9, 8, 8))["decision"] == "use_with_care"
+    assert over((3, 9, 9))["decision"] == "use"  # it is thin
+    assert over((9, 9, 9), margin_points=80.0)["decision"] == "use"
 
 
 def test_the_twin_is_that_of_the_arms_that_took_part(tmp_path: Path) -> None:
@@ -111,6 +125,45 @@ def test_the_twin_is_that_of_the_arms_that_took_part(tmp_path: Path) -> None:
     verdict = pooled_verdict(read, 500, 0.95, 2.0, seed=0)
     assert (verdict["best_baseline"], verdict["decision"]) == ("mixup", "use")
     assert verdict["reasons"] == []
+
+
+def test_runs_of_unlike_arms_have_no_common_twin(tmp_path: Path) -> None:
+    accuracy = {"real_balanced": 0.6, "real_augmented": 0.9, "mixed": 0.9}
+    roles = {name: "synthetic" if name == "mixed" else "baseline" for name in accuracy}
+    fewer = {name: role for name, role in roles.items() if name != "real_augmented"}
+    arms = [roles, roles, roles, fewer]  # in the last run `mixed` was not augmented
+    read = [read_run(*finished(tmp_path, accuracy, run, roles=one)) for run, one in enumerate(arms)]
+    verdict = pooled_verdict(read, 500, 0.95, 2.0, seed=0)
+    assert verdict["decision"] == "use_with_care"
+    assert "with real_augmented or real_balanced" in verdict["sentence"]
+
+
+def test_an_arm_of_another_version_is_named(tmp_path: Path) -> None:
+    roles = {"real": "baseline", "magic": "synthetic"}
+    accuracy = {"real": 0.6, "magic": 0.9}
+    read = [read_run(*finished(tmp_path, accuracy, run, roles=roles)) for run in range(2)]
+    with pytest.raises(InputError, match="run-0: arm magic is not known to this version"):
+        pooled_verdict(read, 500, 0.95, 2.0, 0)
+
+
+def test_the_command_prints_the_reasons_and_writes_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.stages.running.finished_folder", lambda *_: None)
+    monkeypatch.setattr("pipeline.tracking.facts.read_verdict", lambda _: {})
+    monkeypatch.setattr(
+        "pipeline.downstream.pooled.read_run", lambda folder, _: losing(int(folder.name), (9, 9, 9))
+    )
+    out = tmp_path / "pooled.json"
+    runs = [str(tmp_path / str(run)) for run in range(4)]
+    told = CliRunner().invoke(app, ["pool", *runs, "--out", str(out)])
+    assert told.exit_code == 0, told.output
+    assert "- a: surely worse, by more than 2 points of recall." in told.output
+    written = json.loads(out.read_text())
+    assert (written["decision"], written["margin_points"]) == ("use_with_care", 2.0)
+    assert (written["n"]["splits"], written["n"]["seeds"]) == (4, [SEEDS] * 4)
+    told = CliRunner().invoke(app, ["pool", *runs, "--out", str(out), "--margin", "80"])
+    assert json.loads(out.read_text())["decision"] == "use"
 
 
 def test_a_script_is_its_own_twin(tmp_path: Path) -> None:

@@ -133,10 +133,11 @@ def test_a_class_regresses_when_it_surely_loses_more_than_the_margin() -> None:
 @pytest.mark.parametrize(
     ("counts", "tail", "thin"),
     [
-        ((5, 3, 9, 1), (3, 1, 0), (3, 1, 0)),
+        ((5, 3, 9, 1), (3, 1, 0), (3, 1)),
         ((2, 2, 2, 2, 2), (0, 1, 2), ()),  # in a balanced set no class is thin
-        ((3, 3, 3, 2), (3, 0, 1), (3,)),
-        ((4, 6, 5), (0, 2), (0, 2)),
+        ((3, 3, 3, 2), (3, 0, 1), ()),  # nor in one that nearly is
+        ((4, 4, 4, 2), (3, 0, 1), (3,)),
+        ((4, 6, 5), (0, 2), ()),
         ((7, 3), (1,), (1,)),
         ((7,), (0,), ()),
     ],
@@ -158,8 +159,10 @@ def test_sentences() -> None:
         "+2.00 points (97.5 % interval +1.00 to +3.00) over the best baseline, real."
     )
     care = grounds(clear, losers=("coat",), own=None)
-    assert care.sentence().endswith("real. With care: coat got worse.")
-    assert grounds(clear, own=None).sentence().endswith("real. With care: see the reasons.")
+    assert "over the best baseline, real. With care: coat got worse; " in care.sentence()
+    assert care.sentence().endswith("got worse; it was not compared with real_augmented.")
+    few = grounds(clear, seeds=3, others="base_images").sentence()
+    assert few.endswith("With care: it was trained on other images too; 3 seeds are few.")
     thin = grounds(clear, few_tests=tuple(NAMES))
     assert (
         "too few test images to tell, fewer than 5 of class a, b, c and 1 more" in thin.sentence()
@@ -182,6 +185,7 @@ def test_few_seeds_ask_for_care() -> None:
     assert few.decision() == "use_with_care"
     (reason,) = few.reasons()
     assert reason.startswith("With 3 seeds the interval is not to be trusted; take 4 or more")
+    assert grounds(Interval(0.2, 0.1, 0.3), seeds=None).decision() == "use"  # splits in their place
 
 
 def test_the_verdict_holds_what_the_contract_names() -> None:
