@@ -7,6 +7,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from pipeline.tracking.console import escape_markdown
 from pipeline.tracking.facts import arms_table, read_verdict
+from pipeline.tracking.reading import as_list
 
 
 def show_results(artifacts: Path, mlflow_run_id: str, run_id: str = "") -> None:
@@ -29,13 +30,14 @@ def show_results(artifacts: Path, mlflow_run_id: str, run_id: str = "") -> None:
 
 
 def verdict_markdown(verdict: dict[str, Any]) -> str:
-    """Return the verdict and its table of classes as Markdown."""
+    """Return the verdict, its reasons and its table of classes as Markdown."""
     lines = [f"**{escape_markdown(verdict.get('sentence', ''))}**", ""]
+    reasons = as_list(verdict.get("reasons"))
+    lines += [*(f"- {escape_markdown(reason)}" for reason in reasons), *([""] if reasons else [])]
     columns = ("name", "training_images", "gain_points", "low_points", "high_points")
     lines.append("| class | training images | gain, points | low | high |")
     lines.append("| --- | --- | --- | --- | --- |")
-    rows = verdict.get("per_class")
-    for row in rows if isinstance(rows, list) else []:
+    for row in as_list(verdict.get("per_class")):
         cells = (row.get(column, "") for column in columns)
         shown = (f"{c:.1f}" if isinstance(c, float) else escape_markdown(c) for c in cells)
         lines.append(f"| {' | '.join(shown)} |")

@@ -1,6 +1,6 @@
 import logging
 
-from flows.shown import escape_markdown
+from flows.shown import escape_markdown, verdict_markdown
 from flows.tracking import PrefectTracker
 
 
@@ -28,3 +28,9 @@ def test_markdown_shows_user_text_as_it_is():
     assert escape_markdown("<img src=x>\n# [a](b) | `c`") == (
         r"\<img src=x\> \# \[a\]\(b\) \| \`c\`"
     )
+
+
+def test_the_verdict_lists_its_reasons_before_the_classes():
+    told = verdict_markdown({"sentence": "Use it.", "reasons": ["coat: worse."], "per_class": []})
+    assert told.startswith("**Use it.**\n\n- coat: worse.\n\n| class |")
+    assert verdict_markdown({"sentence": "Use it."}).startswith("**Use it.**\n\n| class |")
