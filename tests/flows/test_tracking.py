@@ -31,6 +31,6 @@ def test_markdown_shows_user_text_as_it_is():
 
 
 def test_the_verdict_lists_its_reasons_before_the_classes():
-    told = verdict_markdown({"sentence": "Use it.", "reasons": ["coat: worse."], "per_class": []})
-    assert told.startswith("**Use it.**\n\n- coat: worse.\n\n| class |")
+    told = verdict_markdown({"sentence": "Use it.", "reasons": ["coat is worse."], "per_class": []})
+    assert told.startswith("**Use it.**\n\n- coat is worse.\n\n| class |")
     assert verdict_markdown({"sentence": "Use it."}).startswith("**Use it.**\n\n| class |")
