@@ -73,6 +73,11 @@ class Worth:
                 "The synthetic images are worth no extra labelled images here "
                 f"(interval 0 to {most})."
             )
+        if self.points and self.worth >= self.points[-1].real_images - 1e-9:
+            return (
+                f"The synthetic images are worth {self.worth:.0f} more labelled images or more, as "
+                f"many again as there are (interval from {self.low:.0f} on)."
+            )
         return (
             f"The synthetic images are worth about {self.worth:.0f} more labelled images "
             f"(interval {self.low:.0f} to {most})."

@@ -50,7 +50,10 @@ def test_no_gain_is_worth_nothing() -> None:
 def test_more_than_the_curve_can_tell_is_capped_and_said() -> None:
     worth = measure(3000)
     assert (worth.worth, worth.beyond) == (pytest.approx(400), True)
-    assert "more than 400" in worth.sentence()
+    assert worth.sentence() == (
+        "The synthetic images are worth 400 more labelled images or more, as many again as there "
+        "are (interval from 400 on)."
+    )
 
 
 def test_a_flat_curve_is_no_yardstick() -> None:
