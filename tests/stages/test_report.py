@@ -232,6 +232,17 @@ def test_the_worth_of_another_arm_than_the_winner_names_it(tmp_path: Path) -> No
     assert "best baseline, with fewer real images synthetic_only" in text
 
 
+def test_in_a_balanced_set_no_class_is_called_the_thinnest(tmp_path: Path) -> None:
+    def page(name: str, training: tuple[int, ...]) -> str:
+        path = write_page(tmp_path / name, Fake(training=training))
+        return in_words(path.read_text(encoding="utf-8"))
+
+    even = page("even", (4, 4, 4))
+    assert re.search(r"Gain in digit 0 ,( digit \d ,)* the first of equal classes", even)
+    assert "\u201cThinnest\u201d are the first of equal classes: digit 0" in even
+    assert "first of equal classes" not in page("uneven", (6, 4, 2))
+
+
 def test_controls_are_told_where_they_were_run(tmp_path: Path) -> None:
     folders = write_all(tmp_path)
     path = tmp_path / "report" / "index.html"
