@@ -3,11 +3,12 @@
 The answer is `use` where the whole interval of the gain lies above zero, against the best baseline
 and against the arm's twin, the same training without synthetic images: validation rows are few, and
 may choose a baseline that lacks the augmentation which the synthetic arm has. It is `use_with_care`
-where there is doubt, such as a class that is not thin and surely loses, and `do_not_use` otherwise.
+where there is doubt, such as a class that is not thin and surely loses or another baseline that did
+better on test, and `do_not_use` otherwise.
 One run and several pooled ones are judged by the same rules.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -40,6 +41,8 @@ class Grounds:
         twin: name of the same training without synthetic rows.
         own: gain of `synthetic` over its twin; None where the twin takes no part.
         others: name of the baseline whose other images `synthetic` is trained on too, if any.
+        rival: name of a baseline that validation did not choose and that did better than
+            `synthetic` on the test rows, if any.
         available: is there a synthetic row at all?
         few_tests: names of classes with fewer than `MINIMUM_TEST_IMAGES` test images.
         losers: names of classes that are not thin and surely lose, by `regressed`.
@@ -54,6 +57,7 @@ class Grounds:
     twin: str
     own: Interval | None
     others: str | None
+    rival: str | None
     available: bool
     few_tests: tuple[str, ...]
     losers: tuple[str, ...]
@@ -164,6 +168,14 @@ class Grounds:
                     "dataset does not hold them, and what it brings alone is shown by other arms.",
                 )
             )
+        if self.available and self.rival is not None:
+            found.append(
+                _Doubt(
+                    f"{self.rival} did better on test",
+                    f"{self.rival} did better than {self.synthetic} on the test images, though not "
+                    "on the validation images, which choose the best baseline: it may do as well.",
+                )
+            )
         if self.seeds is not None and self.seeds < _ENOUGH_SEEDS:
             found.append(
                 _Doubt(
@@ -185,6 +197,28 @@ def regressed(gain: ArmGain, thin: Sequence[int], margin_points: float) -> tuple
         for k, one in enumerate(gain.classes_simultaneous)
         if k not in thin and one.high < 0 and _POINTS * one.value < -margin_points
     )
+
+
+def better_rival(
+    gains: Mapping[str, ArmGain], baselines: Collection[str], synthetic: str
+) -> str | None:
+    """Return the baseline that gained most on test, if that is more than the synthetic arm gained.
+
+    To compare with it instead would be unfair, since the best of many on test is so by luck too.
+
+    Args:
+        gains: arm name -> its gain over the best baseline.
+        baselines: names of the arms without synthetic rows.
+        synthetic: name of the best arm with them.
+    """
+    others = {
+        name: round(gain.balanced_accuracy.value, 12)  # a mean of many terms may differ in a bit
+        for name, gain in gains.items()
+        if name in baselines
+    }
+    best = max(others, key=others.__getitem__, default=None)
+    reached = round(gains[synthetic].balanced_accuracy.value, 12)
+    return best if best is not None and others[best] > reached else None
 
 
 def in_points(interval: Interval) -> Interval:

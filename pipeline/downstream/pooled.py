@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.data.store import read_info
 from pipeline.downstream.arms import BY_USER, plan_arms
 from pipeline.downstream.compare import ArmGain, SplitOutcomes, paired_gains
-from pipeline.downstream.grounds import Grounds, few_tests, in_points, regressed
+from pipeline.downstream.grounds import Grounds, better_rival, few_tests, in_points, regressed
 from pipeline.downstream.tail import tail_classes, thin_classes
 from pipeline.downstream.verdict import spread
 from pipeline.errors import InputError
@@ -150,6 +150,9 @@ def pooled_verdict(
         twin=" or ".join(twins),
         own=None if own is None else own.balanced_accuracy,
         others=ON_TOP_OF.get(synthetic),
+        rival=better_rival(
+            gains, [name for name in others if runs[0].roles[name] == "baseline"], synthetic
+        ),
         available=all(one.synthetic for one in runs),
         few_tests=few_tests(classes, np.min(tests, axis=0).tolist()),
         losers=tuple(classes[k] for k in losers),

@@ -12,7 +12,7 @@ from pipeline.downstream.bench import corrupted_rows
 from pipeline.downstream.compare import ArmGain
 from pipeline.downstream.comparison import Comparison, HeldOut
 from pipeline.downstream.corruptions import CORRUPTIONS
-from pipeline.downstream.grounds import Grounds, few_tests, in_points, regressed
+from pipeline.downstream.grounds import Grounds, better_rival, few_tests, in_points, regressed
 from pipeline.downstream.scores import (
     Scores,
     auroc,
@@ -129,6 +129,9 @@ def make_verdict(
         twin=look.synthetic.twin() or "",
         own=own,
         others=look.synthetic.beside,
+        rival=better_rival(
+            look.gains, [arm.name for arm in comparison.arms if arm.role == "baseline"], names[1]
+        ),
         available=available,
         few_tests=few_tests(class_names, counts["test"]),
         losers=tuple(class_names[k] for k in losers),

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,20 @@ def test_the_twin_is_that_of_the_arms_that_took_part(tmp_path: Path) -> None:
     verdict = pooled_verdict(read, 500, 0.95, 2.0, seed=0)
     assert (verdict["best_baseline"], verdict["decision"]) == ("mixup", "use")
     assert verdict["reasons"] == []
+
+
+def test_a_baseline_that_did_better_on_test_asks_for_care() -> None:
+    runs = []
+    for run in range(4):
+        one = losing(run, (9, 3, 3))
+        right = np.ones_like(one.test.correct["mixed"])
+        test = replace(one.test, correct={**one.test.correct, "smote": right})
+        validation = {**one.validation, "smote": ~right}
+        roles = {**one.roles, "smote": "baseline"}
+        runs.append(replace(one, roles=roles, validation=validation, test=test))
+    verdict = pooled_verdict(runs, 500, 0.95, 80.0, seed=0)
+    assert verdict["decision"] == "use_with_care"
+    assert verdict["sentence"].endswith("With care: smote did better on test.")
 
 
 def test_runs_of_unlike_arms_have_no_common_twin(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def grounds(gain: Interval, **changed: Any) -> Grounds:
         twin="real_augmented",
         own=Interval(0.1, 0.05, 0.2),
         others=None,
+        rival=None,
         available=True,
         few_tests=(),
         losers=(),
@@ -180,6 +181,15 @@ def test_too_few_test_images_of_a_class_never_say_use() -> None:
     assert few.reasons() == ["Too few test images of a (fewer than 5)."]
 
 
+def test_a_baseline_that_did_better_on_test_asks_for_care() -> None:
+    verdict = verdict_of(gain_of(0.05, 0.1, 0.15), rival_gain=0.151)
+    assert verdict["decision"] == "use_with_care"
+    assert verdict["sentence"].endswith("With care: real_balanced did better on test.")
+    (reason,) = verdict["reasons"]
+    assert reason.startswith("real_balanced did better than mixed on the test images, though not")
+    assert verdict_of(gain_of(0.05, 0.1, 0.15), rival_gain=0.15)["decision"] == "use"
+
+
 def test_few_seeds_ask_for_care() -> None:
     few = grounds(Interval(0.2, 0.1, 0.3), seeds=3)
     assert few.decision() == "use_with_care"
@@ -249,9 +259,15 @@ def test_the_verdict_holds_what_the_contract_names() -> None:
     assert [row["baseline"] for row in verdict["corruptions"]][:2] == pytest.approx([0.5, 0.4])
 
 
-def verdict_of(own: ArmGain | None, best: Arm = MIXED) -> dict:
+def verdict_of(own: ArmGain | None, best: Arm = MIXED, rival_gain: float | None = None) -> dict:
     results = {REAL: result(4, 4), best: result(2, 3)}
+    if rival_gain is not None:
+        results[OTHER] = result(5, 3)
     found = comparison(results, gain_of(0.05, 0.15, 0.2), own, best)
+    if rival_gain is not None:
+        (look,) = found.looks
+        gains = {**look.gains, OTHER.name: gain_of(0.0, rival_gain, 0.2)}
+        found = replace(found, looks=(replace(look, gains=gains),))
     rows = held_out()
     counts = {name: [10] * 4 for name in ("training", "validation", "test", "synthetic")}
     return make_verdict(found, score_arms(found, rows), rows, NAMES, counts, 300, 2.0, 0.95, 500)
