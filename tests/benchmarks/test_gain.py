@@ -280,7 +280,13 @@ def test_a_base_is_given_to_every_split_and_its_time_told(gain, results, tmp_pat
 @pytest.mark.parametrize(("given", "name"), [(True, "mnist-5-base"), (False, "digits")])
 def test_quick_does_the_claim_where_its_files_are_given(gain, tmp_path, monkeypatch, given, name):
     ran: list[Any] = []
-    monkeypatch.setattr(gain, "train_base", lambda *_: tmp_path / "base")
+    bases: list[Any] = []
+
+    def train_base(base: Any, *_: Any) -> Path:
+        bases.append((base.name, base.train))
+        return tmp_path / "base"
+
+    monkeypatch.setattr(gain, "train_base", train_base)
     monkeypatch.setattr(gain, "source_path", lambda *_: None)
     monkeypatch.setattr(
         gain,
@@ -290,6 +296,7 @@ def test_quick_does_the_claim_where_its_files_are_given(gain, tmp_path, monkeypa
     monkeypatch.setattr(gain, "summary", lambda found: {"regimes": len(found)})
     gain.main(quick=True, mnist=tmp_path if given else None, settings=None)
     assert ran == [(name, (4, 1))]
+    assert bases == ([("digits-hasty", {"steps": 1500, "checks": 3})] if given else [])
 
 
 @pytest.mark.parametrize("more", [{"quick": True}, {"settings": ["train.steps=7"]}])
