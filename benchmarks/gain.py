@@ -5,8 +5,8 @@ of labelled images: how many, how uneven, with or without unlabelled ones. Each 
 to verdict with the defaults of params.yaml, on splits of its own, and the verdicts are pooled. What
 it cost stands beside what it gained, and beside what more labels bring.
 
-`--quick` does one regime on one split with four seeds, from a base of 1,500 steps: that of the claim
-of docs/results.md where `--mnist DIR` is given, else the embedded digits, which claim nothing.
+`--quick` does one regime on one split with four seeds, from a base of 1,500 steps: that of the
+claim of docs/results.md where `--mnist DIR` is given, else the embedded digits, which claim nothing.
 Without it 10 seeds on 3 splits of every regime whose files are at hand: `--fashion DIR` and
 `--mnist DIR` (IDX files), `--emoji DIR` (npm packages emoji-datasource-*). Where a generator starts
 from another set, its weights alone are at hand; in regimes named `-images` that set's images are
