@@ -6,11 +6,11 @@ to verdict with the defaults of params.yaml, on splits of its own, and the verdi
 it cost stands beside what it gained, and beside what more labels bring.
 
 `--quick` does one regime on one split with four seeds, from a base of 1,500 steps: that of the
-claim of docs/results.md where `--mnist DIR` is given, else the embedded digits, which claim nothing.
-Without it 10 seeds on 3 splits of every regime whose files are at hand: `--fashion DIR` and
-`--mnist DIR` (IDX files), `--emoji DIR` (npm packages emoji-datasource-*). Where a generator starts
-from another set, its weights alone are at hand; in regimes named `-images` that set's images are
-too, and a baseline sees them. With `--work`, what is finished there is not done again.
+claim of docs/results.md where `--mnist DIR` is given, else the embedded digits, which claim
+nothing. Without it 10 seeds on 3 splits of every regime whose files are at hand: `--fashion DIR`
+and `--mnist DIR` (IDX files), `--emoji DIR` (npm packages emoji-datasource-*). Where a generator
+starts from another set, its weights alone are at hand; in regimes named `-images` that set's images
+are too, and a baseline sees them. With `--work`, what is finished there is not done again.
 `--regimes FILE` puts what was found into the list that `recipe: auto` says its expectation from
 (pipeline/recipe/regimes.json), which is of the shipped defaults: not with `--quick` or `--set`.
 
