@@ -271,7 +271,7 @@ def run(params: TrainParams, inputs: Inputs, out: Path, tracker: Tracker) -> Tra
 def auto_steps(images: int, from_base: bool) -> int:
     """Return the most optimiser steps for a number of training images: 2.5 each, 400 to 4,000.
 
-    From a base, a third of that. Longer training copies: see docs/log.md.
+    From a base a third of that, 200 at least. Longer training copies: see docs/log.md.
     """
     steps = min(max(round(2.5 * images), 400), 4000)
     return max(steps // 3, 200) if from_base else steps
