@@ -66,6 +66,7 @@ SyntheticArmName = Literal[
 ArmName = BaselineName | SyntheticArmName
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
 ARMS: tuple[ArmName, ...] = (*BASELINES, *get_args(SyntheticArmName))
+BY_USER = "_mixed"  # ends the name of a user's script that sees synthetic rows
 DEFAULT_ARMS: tuple[ArmName, ...] = (
     *(name for name in BASELINES if name != "real_balanced"),
     "mixed",
@@ -779,6 +780,16 @@ class EvaluateParams(Section):
         for arm, baseline in ON_TOP_OF.items():
             if arm in self.arms and baseline not in self.arms:
                 raise ValueError(f"arms has {arm}, which needs {baseline} to compare it with")
+        return self
+
+    @model_validator(mode="after")
+    def _scripts_have_names_of_their_own(self) -> Self:
+        taken = {*ARMS, *(f"{name}{BY_USER}" for name in self.commands)}
+        both = sorted(taken & set(self.commands))
+        if both:
+            raise ValueError(
+                f"commands.{both[0]}: there is an arm of that name; give the script another one"
+            )
         return self
 
     @model_validator(mode="after")

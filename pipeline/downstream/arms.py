@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pipeline.data.augment import Policy
 from pipeline.errors import StageError
 from pipeline.hashing import digest_json
-from pipeline.params import ArmName
+from pipeline.params import BY_USER, ArmName
 
 Role = Literal["baseline", "synthetic", "synthetic_only"]
 Added = Literal[
@@ -37,7 +37,6 @@ _TWINS: dict[Policy, str] = {
 OF_POOL: tuple[Added, ...] = ("pseudo_labels", "pseudo_labels_soft", "retrieval")
 OF_BASE: Added = "base_images"
 SOFT: Added = "pseudo_labels_soft"  # whose rows have probabilities in the place of a label
-BY_USER = "_mixed"  # ends the name of a user's script that sees synthetic rows
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,7 @@ def compare(
         if by_user is not None:  # first: a script that fails should fail early
             results |= by_user(range(seeds))
         results |= train("classifiers", [(arm, seed) for seed in range(seeds) for arm in arms])
+        results = in_order(results, arms)
         look = _look(results, seeds, level_at(params.confidence, plan, index), held_out, params)
         found.append(look)
         if look.decided:
@@ -169,6 +170,14 @@ def compare(
     everyone = tuple(dict.fromkeys((*arms, *(arm for arm, _ in results))))  # the user's own last
     worth = _worth(found[-1], results, params, held_out, train)
     return Comparison(everyone, tried, results, tuple(found), power, *worth)
+
+
+def in_order(results: Results, arms: Sequence[Arm]) -> Results:
+    """Return the results by arm and seed, the user's own arms last: the order that breaks ties."""
+    place = {arm: index for index, arm in enumerate(arms)}
+    return dict(
+        sorted(results.items(), key=lambda one: (place.get(one[0][0], len(arms)), one[0][1]))
+    )
 
 
 def balanced_accuracy(results: Results, arm: Arm, labels: Labels, classes: int) -> float:
@@ -333,7 +342,7 @@ def _worth(
     of_two = {
         pair: found
         for pair, found in results.items()
-        if pair[0].role == "synthetic" and pair[0].beside is None
+        if pair[0].role == "synthetic" and pair[0].beside is None and not pair[0].by_user
     }
     if not (params.curve_fractions and alone and of_two):
         return None, None

@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.data.store import read_info
-from pipeline.downstream.arms import BY_USER, plan_arms
+from pipeline.downstream.arms import plan_arms
 from pipeline.downstream.compare import ArmGain, SplitOutcomes, paired_gains
 from pipeline.downstream.grounds import Grounds, better_rival, few_tests, in_points, regressed
 from pipeline.downstream.tail import tail_classes, thin_classes
 from pipeline.downstream.verdict import spread
 from pipeline.errors import InputError
 from pipeline.hashing import digest_file
-from pipeline.params import ARMS, ON_TOP_OF
+from pipeline.params import ARMS, BY_USER, ON_TOP_OF
 from pipeline.seeds import numpy_generator
 
 _COLUMNS = ("arm", "seed", "split", "id", "label", "predicted")

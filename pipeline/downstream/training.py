@@ -104,7 +104,7 @@ class Trainers:
     def train(
         self, pairs: Sequence[Pair], on_done: Callable[[int, int], None]
     ) -> dict[Pair, Predictions]:
-        """Return the predictions of every pair.
+        """Return the predictions of every pair, in the order of `pairs` whoever is done first.
 
         Pairs whose file stands in `sources.runs` are read, not trained again; a damaged file is
         replaced. The classifiers of the seed `KEPT_SEED` are kept beside their predictions.
@@ -138,7 +138,7 @@ class Trainers:
                     )
                 done[pair] = result
                 on_done(len(done), len(pairs))
-        return done
+        return {pair: done[pair] for pair in pairs}
 
     def close(self) -> None:
         """Let the workers go: nothing new is begun, busy ones give up at their next step."""

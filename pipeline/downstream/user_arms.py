@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.store import Samples, StoreInfo, concatenate
-from pipeline.downstream.arms import BY_USER, Arm
+from pipeline.downstream.arms import Arm
 from pipeline.downstream.bench import Bench, Probabilities
 from pipeline.downstream.command import TaskData, run_command, write_task_data
 from pipeline.downstream.fitting import Pair, Predictions
 from pipeline.downstream.training import read_run, run_path, write_run
-from pipeline.params import EvaluateParams
+from pipeline.params import BY_USER, EvaluateParams
 from pipeline.tracking.tracker import Tracker
 
 _TASKS = "commands"

@@ -1,10 +1,13 @@
 """The search and the comparison, with classifiers that are right as often as a test says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.data.store import make_samples
 from pipeline.downstream.arms import Arm, Pools, plan_arms
@@ -14,6 +17,7 @@ from pipeline.downstream.training import Trainers
 from pipeline.params import ArmName, EvaluateParams
 
 LABELS = np.repeat([0, 1], 20)
+MODULE = "pipeline.downstream.training"
 
 
 class Told:
@@ -34,15 +38,74 @@ class Told:
 
 
 def compared(
-    wrong: Callable[[Arm], int], *names: ArmName, training: tuple[int, ...] = (8, 12)
+    wrong: Callable[[Arm], int],
+    *names: ArmName,
+    training: tuple[int, ...] = (8, 12),
+    trainers: type[Told] = Told,
+    by_user: Callable[[Sequence[int]], dict[Pair, Predictions]] | None = None,
 ) -> Comparison:
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), dtype=np.uint8)
     test = make_samples(images, LABELS, "test", "real")
     params = EvaluateParams(arms=names, seeds=2, bootstrap_resamples=100)
     families = plan_arms(names, params.mixed_shares, params.learning_rates)
     rows = HeldOut(LABELS, test, 2, (0,), training)
-    trainers = cast(Trainers, Told(wrong))
-    return compare(families, params, trainers, rows, lambda *_: None, lambda _: None)
+    told = cast(Trainers, trainers(wrong))
+    return compare(families, params, told, rows, lambda *_: None, lambda _: None, by_user)
+
+
+class Backwards(Told):
+    def train(self, pairs: Sequence[Pair], on_done: Callable[[int, int], None]) -> dict[Pair, Any]:
+        return super().train(pairs[::-1], on_done)
+
+
+@pytest.mark.parametrize("trainers", [Told, Backwards])
+def test_of_equal_arms_the_first_is_the_best_whichever_was_done_first(trainers: Any) -> None:
+    names: tuple[ArmName, ...] = ("real", "real_augmented", "cutmix", "mixed", "mixed_cutmix")
+    found = compared(lambda arm: 4, *names, trainers=trainers)
+    assert found.last().baseline.name == "real"
+    assert found.last().synthetic.name == "mixed"
+    assert [pair[0].name for pair in found.results if pair[1] == 0] == list(names)
+
+
+def test_predictions_stand_in_the_order_that_was_asked_for(monkeypatch: Any) -> None:
+    finished: list[Pair] = []
+
+    def last_first(self: Trainers, pairs: Sequence[Pair]) -> Iterator[Pair]:
+        for pair in pairs[::-1]:
+            finished.append(pair)
+            yield pair
+
+    monkeypatch.setattr(f"{MODULE}.run_path", lambda runs, pair: pair)
+    monkeypatch.setattr(f"{MODULE}.read_run", lambda path, _: path if path in finished else None)
+    monkeypatch.setattr(Trainers, "_train_in_workers", last_first)
+    trainers = object.__new__(Trainers)
+    trainers.__dict__.update(
+        _sources=SimpleNamespace(runs=Path("runs")),
+        _device=torch.device("cpu"),
+        _workers=2,
+        bench=None,
+    )
+    asked: list[Pair] = [(Arm(name, "baseline"), 0) for name in ("real", "cutmix", "mixup")]
+    assert list(trainers.train(asked, lambda *_: None)) == asked
+    assert finished == asked[::-1]
+
+
+def test_the_worth_is_not_told_by_a_script_of_the_users() -> None:
+    names: tuple[ArmName, ...] = ("real_augmented", "mixed")
+
+    def scripts(seeds: Sequence[int]) -> dict[Pair, Predictions]:
+        arms = (
+            Arm("mine", "baseline", by_user=True),
+            Arm("mine_mixed", "synthetic", 0.5, added="synthetic", by_user=True),
+        )
+        return {(arm, seed): Told(len).result(1) for seed in seeds for arm in arms}
+
+    found = compared(lambda arm: 12 if arm.real_fraction < 1 else 6, *names, by_user=scripts)
+    assert found.last().synthetic.name == "mine_mixed"
+    assert found.worth_arm is not None
+    assert found.worth_arm.name == "mixed"
+    assert found.worth is not None
+    assert found.worth.worth == 0
 
 
 def test_an_arm_on_top_of_other_images_trains_as_these_do_best() -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from pipeline.data.images import Images
 from pipeline.data.store import Samples, StoreInfo, make_samples
@@ -104,3 +105,10 @@ def test_a_script_that_fails_is_named(tmp_path: Path, recording_tracker) -> None
     arms = user_arms(tmp_path, recording_tracker, "raise SystemExit('no licence')")
     with pytest.raises(InputError, match=r"arm mine, seed 0: command .*\n?.*exit status 1"):
         arms.results(range(1))
+
+
+@pytest.mark.parametrize("names", [("cutmix",), ("mixed",), ("mine", "mine_mixed")])
+def test_a_script_with_the_name_of_an_arm_is_refused(names: tuple[str, ...]) -> None:
+    command = UserCommand(command=("python", "train.py"))
+    with pytest.raises(ValidationError, match=f"commands.{names[-1]}: there is an arm of that"):
+        EvaluateParams(commands=dict.fromkeys(names, command))
