@@ -153,7 +153,7 @@ def pooled_verdict(
         rival=better_rival(
             gains, [name for name in others if runs[0].roles[name] == "baseline"], synthetic
         ),
-        available=all(one.synthetic for one in runs),
+        available=any(one.synthetic for one in runs),
         few_tests=few_tests(classes, np.min(tests, axis=0).tolist()),
         losers=tuple(classes[k] for k in losers),
         margin_points=margin_points,
@@ -164,7 +164,7 @@ def pooled_verdict(
     return {
         "decision": grounds.decision(),
         "sentence": grounds.sentence(),
-        "reasons": grounds.reasons(),
+        "reasons": [*grounds.reasons(), *_without_images(runs)],
         "best_baseline": baseline,
         "best_synthetic": synthetic,
         "gain_points": overall.value,
@@ -210,6 +210,14 @@ def pooled_verdict(
             "test": [sum(one) for one in tests],
         },
     }
+
+
+def _without_images(runs: Sequence[RunPredictions]) -> list[str]:
+    """Say which of the runs had no synthetic image; they count, as runs that gained nothing."""
+    none = [one.name for one in runs if not one.synthetic]
+    if not none or len(none) == len(runs):
+        return []
+    return [f"No synthetic image was accepted in {', '.join(none)}: nothing was added to its arms."]
 
 
 def _refuse_unlike(runs: Sequence[RunPredictions]) -> None:

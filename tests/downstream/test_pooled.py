@@ -194,6 +194,21 @@ def test_a_run_given_twice_is_no_second_split(tmp_path: Path) -> None:
         pooled_verdict([read_run(*run) for run in (one, two, one)], 500, 0.95, 2.0, 0)
 
 
+@pytest.mark.parametrize("without", [1, 2])
+def test_runs_without_an_accepted_image_count_and_are_named(tmp_path: Path, without: int) -> None:
+    read = []
+    for run in range(2):
+        artifacts, verdict = finished(tmp_path, {"real": 0.6, "mixed": 0.9}, run)
+        verdict["n"]["synthetic"] = 0 if run < without else 5
+        read.append(read_run(artifacts, verdict))
+    found = pooled_verdict(read, 500, 0.95, 2.0, 0)
+    said = any("No synthetic image was accepted in" in one for one in found["reasons"])
+    none = "none was accepted" in found["sentence"]
+    assert (said, none) == (without == 1, without == 2)
+    if without == 1:
+        assert "run-0: nothing was added" in found["reasons"][-1]
+
+
 def test_no_gain_is_not_used(tmp_path: Path) -> None:
     assert pooled(tmp_path, 0.6)["decision"] == "do_not_use"
 
