@@ -13,10 +13,26 @@ from pipeline.downstream.bench import Bench, Probabilities
 from pipeline.downstream.command import TaskData, run_command, write_task_data
 from pipeline.downstream.fitting import Pair, Predictions
 from pipeline.downstream.training import read_run, run_path, write_run
+from pipeline.hashing import digest_file, digest_json
 from pipeline.params import BY_USER, EvaluateParams
 from pipeline.tracking.tracker import Tracker
 
 _TASKS = "commands"
+
+
+def scripts_digest(params: EvaluateParams) -> str:
+    """Return the digest of the files that the commands name; "" where they name none.
+
+    Files are arguments that are the path of one, with `{project}` filled in. The program itself
+    counts where it lies in the project: an interpreter elsewhere is the machine's.
+    """
+    found = {}
+    for name, user in params.commands.items():
+        for number, argument in enumerate(user.command):
+            path = Path(argument.replace("{project}", str(Path.cwd())))
+            if (number or "{project}" in argument) and path.is_absolute() and path.is_file():
+                found[f"{name} {number}"] = digest_file(path)
+    return digest_json(found) if found else ""
 
 
 class UserArms:

@@ -34,7 +34,7 @@ from pipeline.downstream.scores import require_every_class
 from pipeline.downstream.tables import arm_numbers, headline, write_predictions, write_tables
 from pipeline.downstream.tail import tail_classes
 from pipeline.downstream.training import Sources, Trainers
-from pipeline.downstream.user_arms import UserArms
+from pipeline.downstream.user_arms import UserArms, scripts_digest
 from pipeline.downstream.verdict import make_verdict, score_arms
 from pipeline.errors import StageError
 from pipeline.features.networks import add_facts
@@ -69,7 +69,7 @@ class EvaluateSummary(Summary):
     interval_points: tuple[float, float]
 
 
-@stage("evaluate", EvaluateSummary)
+@stage("evaluate", EvaluateSummary, extra_key=scripts_digest)
 def run(params: EvaluateParams, inputs: Inputs, out: Path, tracker: Tracker) -> EvaluateSummary:
     """Compare the arms and write the verdict.
 

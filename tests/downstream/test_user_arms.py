@@ -1,5 +1,6 @@
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from pipeline.data.images import Images
 from pipeline.data.store import Samples, StoreInfo, make_samples
 from pipeline.downstream.arms import make_pools
 from pipeline.downstream.bench import Bench
-from pipeline.downstream.user_arms import UserArms
+from pipeline.downstream.user_arms import UserArms, scripts_digest
 from pipeline.errors import InputError
 from pipeline.params import EvaluateParams, UserCommand
 
@@ -112,3 +113,17 @@ def test_a_script_with_the_name_of_an_arm_is_refused(names: tuple[str, ...]) -> 
     command = UserCommand(command=("python", "train.py"))
     with pytest.raises(ValidationError, match=f"commands.{names[-1]}: there is an arm of that"):
         EvaluateParams(commands=dict.fromkeys(names, command))
+
+
+def test_a_changed_script_changes_the_digest(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "train.py"
+    script.write_text("first")
+    command = UserCommand(command=(sys.executable, "{project}/train.py", "--rate", "0.1"))
+    params = EvaluateParams(commands={"mine": command})
+    first = scripts_digest(params)
+    script.write_text("second")
+    assert first != scripts_digest(params) != ""
+    script.write_text("first")
+    assert scripts_digest(params) == first
+    assert scripts_digest(EvaluateParams()) == ""
