@@ -155,7 +155,7 @@ def run_command(
             on_line(line)
 
     status = _run(
-        [_filled(argument, places) for argument in command],
+        [filled(argument, places) for argument in command],
         work,
         _environment(places),
         timeout_seconds,
@@ -219,7 +219,8 @@ def _environment(places: dict[str, object]) -> dict[str, str]:
     return {**passed, "PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0", **own}
 
 
-def _filled(argument: str, places: dict[str, object]) -> str:
+def filled(argument: str, places: dict[str, object]) -> str:
+    """Return an argument of a command with the names in braces, such as {task}, filled in."""
     for name, value in places.items():  # not str.format: other braces are the script's own
         argument = argument.replace(f"{{{name}}}", str(value))
     return argument

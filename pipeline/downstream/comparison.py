@@ -167,7 +167,7 @@ def compare(
         found.append(look)
         if look.decided:
             break
-    everyone = tuple(dict.fromkeys((*arms, *(arm for arm, _ in results))))  # the user's own last
+    everyone = tuple(dict.fromkeys(arm for arm, _ in results))
     worth = _worth(found[-1], results, params, held_out, train)
     return Comparison(everyone, tried, results, tuple(found), power, *worth)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pipeline.data.store import Samples, StoreInfo, concatenate
 from pipeline.downstream.arms import Arm
 from pipeline.downstream.bench import Bench, Probabilities
-from pipeline.downstream.command import TaskData, run_command, write_task_data
+from pipeline.downstream.command import TaskData, filled, run_command, write_task_data
 from pipeline.downstream.fitting import Pair, Predictions
 from pipeline.downstream.training import read_run, run_path, write_run
 from pipeline.hashing import digest_file, digest_json
@@ -29,8 +29,9 @@ def scripts_digest(params: EvaluateParams) -> str:
     found = {}
     for name, user in params.commands.items():
         for number, argument in enumerate(user.command):
-            path = Path(argument.replace("{project}", str(Path.cwd())))
-            if (number or "{project}" in argument) and path.is_absolute() and path.is_file():
+            whole = filled(argument, {"project": Path.cwd()})
+            path = Path(whole)
+            if (number or whole != argument) and path.is_absolute() and path.is_file():
                 found[f"{name} {number}"] = digest_file(path)
     return digest_json(found) if found else ""
 
