@@ -46,7 +46,9 @@ class World:
         class_sd: what a seed does to a class.
         common_sd: what a seed does to all images.
         noise_sd: what a seed does to one image.
+        split_sd: what an arm's generator of one split does to all images.
         gain_points: true gain of the first arm in balanced accuracy.
+        class_gain_points: true gain of the first arm in each class beside that; empty is none.
     """
 
     images: tuple[int, ...]
@@ -58,24 +60,29 @@ class World:
     class_sd: float = 0.25
     common_sd: float = 0.1
     noise_sd: float = 0.5
+    split_sd: float = 0.0
     gain_points: float = 0.0
+    class_gain_points: tuple[float, ...] = ()
 
 
 def simulate(world: World, random: np.random.Generator) -> list[SplitOutcomes]:
     """Return the outcomes of a baseline "0" and arms "1" and on, over the splits."""
     labels = np.repeat(np.arange(len(world.images)), world.images)
     arms, total = world.arms + 1, len(labels)
-    parts = (world.lasting_sd, world.class_sd, world.common_sd, world.noise_sd)
+    parts = (world.lasting_sd, world.class_sd, world.common_sd, world.noise_sd, world.split_sd)
     spread = float(np.sqrt(1.0 + sum(sd**2 for sd in parts)))
-    shift = norm.ppf(world.accuracy + world.gain_points / 100) - norm.ppf(world.accuracy)
+    points = np.asarray(world.class_gain_points or (0.0,) * len(world.images)) + world.gain_points
+    shift = norm.ppf(world.accuracy + points / 100) - norm.ppf(world.accuracy)  # (K,)
     ease = random.normal(0, 1, total) + spread * norm.ppf(world.accuracy)
     ease = ease + random.normal(0, world.lasting_sd, (arms, 1, total))
-    ease[1] += spread * shift
+    ease[1] += spread * shift[labels]
     found = []
     for _ in range(world.splits):
         shape = (arms, world.seeds)
         value = ease + random.normal(0, world.noise_sd, (*shape, total))
         value += random.normal(0, world.common_sd, (*shape, 1))
+        if world.split_sd:
+            value += random.normal(0, world.split_sd, (arms, 1, 1))
         by_class = random.normal(0, world.class_sd, (*shape, len(world.images)))
         right = value + by_class[:, :, labels] > 0
         chosen = np.arange(total)
@@ -126,6 +133,31 @@ def error_rates(world: World, trials: int, seed: int) -> dict[str, Any]:
     rates = {name: 50.0 * float(np.mean(each)) for name, each in wrong.items()}
     width = float(np.median(halves) / (norm.ppf(0.975) * np.std(values)))
     return {**_named(world), **rates, "width": width, "trials": trials}
+
+
+def hidden_rates(world: World, trials: int, seed: int) -> dict[str, Any]:
+    """Return how often large classes' gains hide a small one's loss of the same size, in percent.
+
+    Balanced accuracy gains nothing; counted are intervals that lie wholly above 0.
+    """
+    random = np.random.default_rng(seed)
+    world = replace(world, arms=1)
+    tail = (len(world.images) - 1,)
+    said = []
+    for _ in range(trials):
+        split = simulate(world, random)
+        found = paired_gains(
+            split, "0", ["1"], len(world.images), tail, RESAMPLES, CONFIDENCE, random
+        )
+        said.append(found["1"].balanced_accuracy.low > 1e-12)
+    gains = sorted(set(world.class_gain_points), reverse=True)
+    return {
+        **_named(world),
+        "accuracy": world.accuracy,
+        "class gains": " and ".join(f"{gain:+g}" for gain in gains),
+        "said to gain": 100.0 * float(np.mean(said)),
+        "trials": trials,
+    }
 
 
 def power_rates(world: World, trials: int, seed: int) -> dict[str, Any]:
@@ -226,11 +258,21 @@ def tables(quick: bool) -> dict[str, list[dict[str, Any]]]:
     # As on easy data: few mistakes, so that most classes have no image that tells arms apart.
     hard += [World((36,) * 10, 4, accuracy=0.97)]
     several = [World((40,) * 5, 3, splits=p) for p in (2, 3, 5)]
+    several += [World((100,) * 5, 4, splits=p, split_sd=0.3) for p in (2, 3, 4)]
+    hiding = [
+        World((400, 5), 4, accuracy=0.9, class_gain_points=(5, -5)),
+        World((400, 5), 4, class_gain_points=(15, -15)),
+        World((400, 20), 4, accuracy=0.92, class_gain_points=(5, -5)),
+        World((200, 40), 4, accuracy=0.95, class_gain_points=(3, -3)),
+        World((60,) * 9 + (5,), 4, accuracy=0.9, class_gain_points=(2,) * 9 + (-18,)),
+        World((60,) * 5 + (6,) * 5, 4, accuracy=0.9, class_gain_points=(4,) * 5 + (-4,) * 5),
+    ]
     powers = [World((n,) * 10, s) for s in (2, 4, 8) for n in (10, 40)]
     powers += [World((36,) * 10, 4, accuracy=0.95)]
     found: dict[str, list[dict[str, Any]]] = {"ordinary": [], "hard": [], "splits": []}
     for name, worlds in (("ordinary", ordinary), ("hard", hard), ("splits", several)):
         found[name] = [error_rates(world, trials, 7 + i) for i, world in enumerate(worlds)]
+    found["hidden"] = [hidden_rates(world, 2 * trials, 30 + i) for i, world in enumerate(hiding)]
     found["power"] = [power_rates(world, trials, 50 + i) for i, world in enumerate(powers)]
     found["sequential"] = [
         sequential_rates(World((20,) * 5, most), first, 3 * trials, 80 + most)

@@ -219,6 +219,17 @@ def read_ids(folder: Path, splits: Sequence[str] = SPLITS) -> tuple[str, ...]:
     )
 
 
+def read_groups(folder: Path, splits: Sequence[str] = SPLITS) -> dict[str, str]:
+    """Return the group of each id of the given splits, without their images."""
+    return {
+        identity: group
+        for table in iterate_tables(folder, splits, columns=("id", "group"))
+        for identity, group in zip(
+            table.column("id").to_pylist(), table.column("group").to_pylist(), strict=True
+        )
+    }
+
+
 def rows_digest(samples: Samples) -> str:
     """Return the digest over (split, label, origin, id) of all rows, whatever their order."""
     return digest_lines(row_digests(samples))

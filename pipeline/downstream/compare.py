@@ -16,6 +16,9 @@ exclusion: Cameron, Gelbach & Miller 2011, JBES 29, eq. 2.5). V_replicates rests
 the second term is not let below what classes that move independently and alike would add, nor
 below what seeds within splits say.
 
+Images of one class and one group (one patient, near duplicates) stand for each other and count as
+one draw, a unit: their sum takes the image's place in all of this. Not in a class of `few_groups`.
+
 The bootstrap. A resample draws the images of each class with replacement, by id, and gives each
 replicate a normal weight (the wild bootstrap: with four seeds, drawing with replacement knows 35
 outcomes). All arms and classes share the draws, so their resampled gains are correlated as the
@@ -39,6 +42,7 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
+LEAST_GROUPS = 5
 _CHUNK_WEIGHTS = 4_000_000  # image weights held at once: about 100 MB
 
 
@@ -61,15 +65,21 @@ class Interval:
 class SplitOutcomes:
     """What every arm got right on the test rows of one split of the data.
 
+    Images of one class and group were not drawn one by one: they count as one draw, a unit, but
+    for classes of `few_groups`.
+
     Attributes:
         labels: (N,) class of each test image, in [0, K).
         ids: (N,) identity of each image; equal ids in several splits are one image.
         correct: arm -> (S, N), is it right with seed s on image i? Equal S and seeds for all arms.
+        groups: (N,) group of each image (one patient, near duplicates), its id where it is alone;
+            None where all are.
     """
 
     labels: Labels
     ids: npt.NDArray[np.str_]
     correct: Mapping[str, Bools]
+    groups: npt.NDArray[np.str_] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,12 +107,12 @@ class ArmGain:
 
 @dataclass(frozen=True)
 class _Parts:
-    """One arm against the baseline: U replicates, K classes, N distinct images.
+    """One arm against the baseline: U replicates, K classes, N distinct units.
 
     Attributes:
         gains: (U, K) gain of each class in each replicate.
         within: (K, K) covariance of the mean gain by seeds within splits; zeros for one split.
-        influence: (U, N) what each image adds to the mean gain of its class, less its mean.
+        influence: (U, N) what each unit adds to the mean gain of its class, less its mean.
     """
 
     gains: Floats
@@ -112,10 +122,10 @@ class _Parts:
 
 @dataclass(frozen=True)
 class _Target:
-    """Weights of the classes in one wanted gain, and the images of those classes."""
+    """Weights of the classes in one wanted gain, and the units of each of those classes."""
 
     weights: Floats  # (K,)
-    images: int
+    units: Labels
 
 
 def paired_gains(
@@ -132,9 +142,8 @@ def paired_gains(
 
     Intervals that hold at once use the distribution of the largest |resampled gain - gain| /
     standard error (Westfall & Young 1993, section 2.6; Romano & Wolf 2005, Econometrica 73,
-    section 5). No interval is narrower on either side than what n images without any difference
-    allow, 1 - (alpha / 2)^(1 / n) (Clopper & Pearson 1934; the rule of three): alike on every
-    image is no proof of being alike. For several classes n counts their images together.
+    section 5). No interval is narrower on either side than `unseen_difference`: alike on every
+    image is no proof of being alike.
 
     Args:
         splits: one entry a split; the same number of seeds for every arm of a split.
@@ -153,7 +162,7 @@ def paired_gains(
     _check(splits, (baseline, *others), classes, resamples, confidence)
     if not others or not tail:
         raise StageError("paired gains: name at least one other arm and one tail class")
-    labels, places = _index_images(splits)
+    labels, places = _index_units(splits)
     counts = np.bincount(labels, minlength=classes)
     parts = [_split_into_parts(splits, baseline, arm, classes, labels, places) for arm in others]
     targets = [_target(range(classes), counts), _target(tail, counts)]
@@ -162,7 +171,7 @@ def paired_gains(
     draws = _draw(parts, targets, labels, counts, errors, resamples, random)  # (R, J, T), spread 1
     values = np.array([[w.weights @ part.gains.mean(axis=0) for w in targets] for part in parts])
     alpha = 1.0 - confidence
-    floors = np.array([1.0 - (alpha / 2.0) ** (1.0 / target.images) for target in targets])
+    floors = np.array([unseen_difference(target.units, alpha) for target in targets])
 
     # (J, T) distances from the value, in standard errors and expanded to t.
     ends = np.quantile(draws, [alpha / 2.0, 1.0 - alpha / 2.0], axis=0)
@@ -175,7 +184,7 @@ def paired_gains(
         overall, tail_gain, *by_class = own[j]
         gains[arm] = ArmGain(
             overall,
-            _widen(overall, errors[j, 0], freedom[j, 0], float(arms_at_once), targets[0].images),
+            _widen(overall, errors[j, 0], freedom[j, 0], float(arms_at_once), targets[0].units),
             tail_gain,
             tuple(by_class),
             tuple(
@@ -184,7 +193,7 @@ def paired_gains(
                     errors[j, k + 2],
                     freedom[j, k + 2],
                     float(classes_at_once[j]),
-                    targets[k + 2].images,
+                    targets[k + 2].units,
                 )
                 for k, interval in enumerate(by_class)
             ),
@@ -192,6 +201,56 @@ def paired_gains(
             values[j, 0] + errors[j, 0] * draws[:, j, 0],
         )
     return gains
+
+
+def count_units(split: SplitOutcomes, classes: int) -> tuple[int, ...]:
+    """Return the test images of each class, those of one group counted once.
+
+    In classes of `few_groups` all images count.
+    """
+    labels, _ = _index_units([split])
+    return tuple(np.bincount(labels, minlength=classes).tolist())
+
+
+def few_groups(splits: Sequence[SplitOutcomes]) -> tuple[int, ...]:
+    """Return the classes whose test images are of fewer than `LEAST_GROUPS` groups, not each alone.
+
+    So few groups do not show how much groups differ. The images then count one by one, and an
+    interval holds for images of these groups alone.
+    """
+    drawn: dict[int, tuple[set[str], set[str]]] = {}
+    for split in splits:
+        groups = split.ids if split.groups is None else split.groups
+        for label, *names in zip(
+            split.labels.tolist(), split.ids.tolist(), groups.tolist(), strict=True
+        ):
+            for kept, name in zip(drawn.setdefault(label, (set(), set())), names, strict=True):
+                kept.add(name)
+    return tuple(
+        label
+        for label, (ids, groups) in sorted(drawn.items())
+        if len(groups) < min(LEAST_GROUPS, len(ids))
+    )
+
+
+def unseen_difference(units: npt.ArrayLike, alpha: float) -> float:
+    """Return how large a gain or loss may be of which no test image shows anything.
+
+    n images without any difference allow 1 - (alpha / 2)^(1 / n) (Clopper & Pearson 1934; the rule
+    of three). It may be spread over all classes, n being their images together, or be one class's,
+    which counts for one Kth: with few images, that is more.
+
+    Args:
+        units: (K,) test images of each of the classes whose mean gain is meant, 1 or more; those
+            of one group count once.
+        alpha: chance of being wrong on either side, both together, in (0, 1).
+
+    Returns:
+        A difference in mean recall, in (0, 1).
+    """
+    counts = np.asarray(units, dtype=np.float64)
+    together, alone = 1.0 / counts.sum(), 1.0 / counts.min()
+    return float(max(1.0 - (alpha / 2.0) ** together, (1.0 - (alpha / 2.0) ** alone) / len(counts)))
 
 
 def _check(
@@ -209,7 +268,8 @@ def _check(
     for number, split in enumerate(splits):
         shapes = {arm: split.correct[arm].shape for arm in arms}
         wanted = (len(split.correct[arms[0]]), *split.labels.shape)
-        if len(split.ids) != len(split.labels) or any(s != wanted for s in shapes.values()):
+        names = {len(split.ids), len(split.ids if split.groups is None else split.groups)}
+        if names != {len(split.labels)} or any(s != wanted for s in shapes.values()):
             raise StageError(
                 f"paired gains: split {number} has {len(split.labels)} labels, {len(split.ids)} "
                 f"ids and outcomes {shapes}, which do not pair; all arms need the same seeds and "
@@ -227,21 +287,26 @@ def _check(
         )
 
 
-def _index_images(splits: Sequence[SplitOutcomes]) -> tuple[Labels, list[Labels]]:
-    """Return the (N,) labels of the distinct images, and each split's places among them."""
+def _index_units(splits: Sequence[SplitOutcomes]) -> tuple[Labels, list[Labels]]:
+    """Return the (N,) labels of the distinct units, and which unit each split's images are of."""
+    every = np.concatenate([split.labels for split in splits])
     ids, first, place = np.unique(
         np.concatenate([split.ids for split in splits]), return_index=True, return_inverse=True
     )
-    every = np.concatenate([split.labels for split in splits])
-    labels = every[first]
-    torn = np.flatnonzero(labels[place] != every)
+    torn = np.flatnonzero(every[first][place] != every)
     if len(torn):
         raise StageError(
             f"paired gains: image {ids[place[torn[0]]][:12]} has two labels; run prepare again so "
             "that every split takes its labels from the same data"
         )
+    names = [split.ids if split.groups is None else split.groups for split in splits]
+    _, group = np.unique(np.concatenate(names), return_inverse=True)
+    unit = group * (every.max() + 1) + every
+    few = np.isin(every, few_groups(splits))
+    unit[few] = unit.max() + 1 + place[few]
+    _, first, unit = np.unique(unit, return_index=True, return_inverse=True)
     ends = np.cumsum([len(split.ids) for split in splits])[:-1]
-    return labels, np.split(place, ends)
+    return every[first], np.split(unit, ends)
 
 
 def _split_into_parts(
@@ -278,7 +343,7 @@ def _split_into_parts(
 def _target(wanted: Sequence[int], counts: Labels) -> _Target:
     weights = np.zeros(len(counts))
     weights[list(wanted)] = 1.0 / len(set(wanted))
-    return _Target(weights, int(counts[list(wanted)].sum()))
+    return _Target(weights, counts[sorted(set(wanted))])
 
 
 def _standard_errors(
@@ -388,9 +453,9 @@ def _intervals(values: Floats, below: Floats, above: Floats) -> list[list[Interv
     ]
 
 
-def _widen(own: Interval, error: float, freedom: float, largest: float, images: int) -> Interval:
+def _widen(own: Interval, error: float, freedom: float, largest: float, units: Labels) -> Interval:
     """Return the interval at once with others: `largest` normal standard errors, as t."""
     alpha = float(2.0 * norm.sf(largest))
-    half = max(error * t.isf(alpha / 2.0, freedom), 1.0 - (alpha / 2.0) ** (1.0 / images))
+    half = max(error * t.isf(alpha / 2.0, freedom), unseen_difference(units, alpha))
     low, high = max(own.value - half, -1.0), min(own.value + half, 1.0)
     return Interval(own.value, float(min(low, own.low)), float(max(high, own.high)))

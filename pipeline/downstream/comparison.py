@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipeline.data.store import Samples
 from pipeline.downstream.arms import Arm, Family, Role, rows_kept
-from pipeline.downstream.compare import ArmGain, SplitOutcomes, paired_gains
+from pipeline.downstream.compare import ArmGain, SplitOutcomes, count_units, paired_gains
 from pipeline.downstream.fitting import Pair, Predictions
 from pipeline.downstream.power import Power, discordance, minimum_detectable
 from pipeline.downstream.scores import score
@@ -53,6 +53,15 @@ class HeldOut:
     tail: tuple[int, ...]
     training: tuple[int, ...]
 
+    def outcomes(self, correct: Mapping[str, npt.NDArray[np.bool_]]) -> SplitOutcomes:
+        """Return the test rows with what is right about them: arm -> (S, N)."""
+        test = self.test
+        return SplitOutcomes(test.labels, np.asarray(test.ids), correct, np.asarray(test.groups))
+
+    def test_units(self) -> tuple[int, ...]:
+        """Return the test images of each class, those of one group counted once."""
+        return count_units(self.outcomes({}), self.classes)
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -81,7 +90,7 @@ class Look:
         gains: arm name -> its gain over `baseline` on the test rows.
         own: gain of `synthetic` over its twin, the same training without synthetic rows; None where
             the twin takes no part.
-        decided: does the interval leave nothing open?
+        decided: do the intervals leave nothing open? A gain has to be shown over the twin as well.
     """
 
     seeds: int
@@ -204,16 +213,14 @@ def best_arm(results: Results, role: Role, held_out: HeldOut) -> Arm:
     )
 
 
-def outcomes(results: Results, seeds: int, test: Samples) -> SplitOutcomes:
+def outcomes(results: Results, seeds: int, held_out: HeldOut) -> SplitOutcomes:
     """Return which test rows each arm is right about, for the first seeds."""
-    arms = dict.fromkeys(arm for arm, _ in results)
-    return SplitOutcomes(
-        labels=test.labels,
-        ids=np.asarray(test.ids),
-        correct={
-            arm.name: np.stack([results[arm, s].test == test.labels for s in range(seeds)])
-            for arm in arms
-        },
+    labels = held_out.test.labels
+    return held_out.outcomes(
+        {
+            arm.name: np.stack([results[arm, s].test == labels for s in range(seeds)])
+            for arm in dict.fromkeys(arm for arm, _ in results)
+        }
     )
 
 
@@ -273,14 +280,15 @@ def _power(
 ) -> Power:
     predicted = np.stack([results[pilot, seed].validation for seed in range(_PILOT_SEEDS)])
     share, seed_sd = discordance(predicted, held_out.validation)
-    tests = np.bincount(held_out.test.labels, minlength=held_out.classes).tolist()
+    units = held_out.test_units()
     level = level_at(params.confidence, plan, len(plan) - 1)
     return Power(
-        minimum_detectable(tests, plan[-1], share, seed_sd, level, _POWER),
+        minimum_detectable(units, plan[-1], share, seed_sd, level, _POWER),
         _POWER,
         share,
         plan[-1],
         len(held_out.test),
+        sum(units),
     )
 
 
@@ -303,7 +311,7 @@ def _look(
 
     def over(base: str, others: Sequence[str]) -> dict[str, ArmGain]:
         return paired_gains(
-            [outcomes(now, seeds, held_out.test)],
+            [outcomes(now, seeds, held_out)],
             base,
             others,
             held_out.classes,
@@ -318,7 +326,8 @@ def _look(
     own = None
     if twin in names:
         own = over(twin, [synthetic.name])[synthetic.name]
-    closed = decided(gains[synthetic.name].balanced_accuracy)
+    gain = gains[synthetic.name].balanced_accuracy
+    closed = decided(gain) and (gain.value < 0.0 or own is None or decided(own.balanced_accuracy))
     return Look(seeds, level, baseline, synthetic, gains, own, closed)
 
 

@@ -3,8 +3,8 @@
 The answer is `use` where the whole interval of the gain lies above zero, against the best baseline
 and against the arm's twin, the same training without synthetic images: validation rows are few, and
 may choose a baseline that lacks the augmentation which the synthetic arm has. It is `use_with_care`
-where there is doubt, such as a class that is not thin and surely loses or another baseline that did
-better on test, and `do_not_use` otherwise.
+where there is doubt, such as a class that surely loses or another baseline that did better on
+test, and `do_not_use` otherwise.
 One run and several pooled ones are judged by the same rules.
 """
 
@@ -12,12 +12,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from pipeline.downstream.compare import ArmGain, Interval
+from pipeline.downstream.compare import LEAST_GROUPS, ArmGain, Interval
 
 Decision = Literal["use", "use_with_care", "do_not_use"]
 
 MINIMUM_TEST_IMAGES = 5
 _ENOUGH_SEEDS = 4  # with fewer, an interval errs on one side in up to 7 %: docs/statistics.md
+_ENOUGH_SPLITS = 3  # with two, in up to 4 % where splits differ for all classes at once
 _POINTS = 100.0  # percentage points a unit
 _NAMED = 3  # classes that a sentence names
 
@@ -45,9 +46,11 @@ class Grounds:
             `synthetic` on the test rows, if any.
         available: is there a synthetic row at all?
         few_tests: names of classes with fewer than `MINIMUM_TEST_IMAGES` test images.
-        losers: names of classes that are not thin and surely lose, by `regressed`.
+        few_groups: names of classes whose test images are of few groups (patients, cameras).
+        losers: names of classes that surely lose, by `regressed`.
         margin_points: loss of recall beyond which they do.
         seeds: paired repetitions; None of pooled runs, where splits take their place.
+        splits: pooled runs; None of one run.
     """
 
     baseline: str
@@ -60,9 +63,11 @@ class Grounds:
     rival: str | None
     available: bool
     few_tests: tuple[str, ...]
+    few_groups: tuple[str, ...]
     losers: tuple[str, ...]
     margin_points: float
     seeds: int | None
+    splits: int | None = None
 
     def decision(self) -> Decision:
         """Return `use` where the interval of the gain lies above zero, else `do_not_use`.
@@ -152,6 +157,15 @@ class Grounds:
                     f"{names}: surely worse, by more than {self.margin_points:g} points of recall.",
                 )
             )
+        if self.few_groups:
+            names = _names(self.few_groups)
+            found.append(
+                _Doubt(
+                    f"{names} was tested in few groups",
+                    f"The test images of {names} are of fewer than {LEAST_GROUPS} groups: the "
+                    "interval holds for images of these groups, not for images of others.",
+                )
+            )
         if self.available and self.own is None:
             found.append(
                 _Doubt(
@@ -184,18 +198,26 @@ class Grounds:
                     f"{_ENOUGH_SEEDS} or more.",
                 )
             )
+        if self.splits is not None and self.splits < _ENOUGH_SPLITS:
+            found.append(
+                _Doubt(
+                    f"{self.splits} splits are few",
+                    f"{self.splits} splits tell little of how much splits differ; pool "
+                    f"{_ENOUGH_SPLITS} or more.",
+                )
+            )
         return found
 
 
-def regressed(gain: ArmGain, thin: Sequence[int], margin_points: float) -> tuple[int, ...]:
-    """Return the classes that are not thin and surely lose, and more than the margin.
+def regressed(gain: ArmGain, margin_points: float) -> tuple[int, ...]:
+    """Return the classes that surely lose, and more than the margin.
 
     By the intervals that hold for all classes at once: of many classes, one loses by chance.
     """
     return tuple(
         k
         for k, one in enumerate(gain.classes_simultaneous)
-        if k not in thin and one.high < 0 and _POINTS * one.value < -margin_points
+        if one.high < 0 and _POINTS * one.value < -margin_points
     )
 
 
@@ -226,10 +248,15 @@ def in_points(interval: Interval) -> Interval:
     return Interval(_POINTS * interval.value, _POINTS * interval.low, _POINTS * interval.high)
 
 
-def few_tests(class_names: Sequence[str], test_images: Sequence[int]) -> tuple[str, ...]:
-    """Return the names of the classes with too few test images for any verdict but no."""
-    pairs = zip(class_names, test_images, strict=True)
-    return tuple(name for name, images in pairs if images < MINIMUM_TEST_IMAGES)
+def few_tests(class_names: Sequence[str], test_units: Sequence[int]) -> tuple[str, ...]:
+    """Return the names of the classes with too few test images for any verdict but no.
+
+    Args:
+        class_names: name of each label.
+        test_units: test images of each class, those of one group counted once.
+    """
+    pairs = zip(class_names, test_units, strict=True)
+    return tuple(name for name, units in pairs if units < MINIMUM_TEST_IMAGES)
 
 
 def _is_shown(gain: Interval) -> bool:

@@ -14,13 +14,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.store import read_info
+from pipeline.data.store import read_groups, read_info
 from pipeline.downstream.arms import plan_arms
-from pipeline.downstream.compare import ArmGain, SplitOutcomes, paired_gains
+from pipeline.downstream.compare import (
+    ArmGain,
+    SplitOutcomes,
+    count_units,
+    few_groups,
+    paired_gains,
+)
 from pipeline.downstream.grounds import Grounds, better_rival, few_tests, in_points, regressed
-from pipeline.downstream.tail import tail_classes, thin_classes
+from pipeline.downstream.tail import tail_classes
 from pipeline.downstream.verdict import spread
 from pipeline.errors import InputError
+from pipeline.folders import read_manifest
 from pipeline.hashing import digest_file
 from pipeline.params import ARMS, BY_USER, ON_TOP_OF
 from pipeline.seeds import numpy_generator
@@ -42,6 +49,7 @@ class RunPredictions:
         validation_labels: (N,).
         test: the test rows, and which of them each arm is right about.
         synthetic: number of synthetic rows.
+        made: digest of what `synthesize` left, which its classifiers were trained on.
         digest: of the table that all this is from.
     """
 
@@ -53,6 +61,7 @@ class RunPredictions:
     validation_labels: npt.NDArray[np.int64]
     test: SplitOutcomes
     synthetic: int
+    made: str
     digest: str
 
 
@@ -64,7 +73,8 @@ def read_run(artifacts: Path, verdict: Mapping[str, Any]) -> RunPredictions:
         verdict: its verdict.json.
 
     Raises:
-        InputError: predictions.parquet is missing, or is no such table.
+        InputError: predictions.parquet is missing, is no such table, or has test rows that
+            prepare/dataset lacks.
     """
     path = artifacts / "evaluate" / "predictions.parquet"
     try:
@@ -91,15 +101,29 @@ def read_run(artifacts: Path, verdict: Mapping[str, Any]) -> RunPredictions:
                 raise InputError(f"{path}: the rows of arm {arm} do not pair; run evaluate again")
             parts[split][arm] = np.stack([right[one] for one in rows])
             ids[split], labels[split] = columns["id"][rows[0]], columns["label"][rows[0]]
+    dataset = artifacts / "prepare" / "dataset"
+    group_of = read_groups(dataset, ("test",))
+    if lacking := [one for one in ids["test"] if one not in group_of]:
+        raise InputError(
+            f"{path}: test row {lacking[0][:12]} is not in {dataset}; run `replenish evaluate` in "
+            "that folder again"
+        )
+    manifest = read_manifest(artifacts / "evaluate")
     return RunPredictions(
         str(artifacts),
         roles,
-        read_info(artifacts / "prepare" / "dataset").classes,
+        read_info(dataset).classes,
         tuple(one["training_images"] for one in verdict["per_class"]),
         parts["validation"],
         labels["validation"],
-        SplitOutcomes(labels["test"], np.asarray(ids["test"], dtype=str), parts["test"]),
+        SplitOutcomes(
+            labels["test"],
+            np.asarray(ids["test"], dtype=str),
+            parts["test"],
+            np.asarray([group_of[one] for one in ids["test"]], dtype=str),
+        ),
         verdict["n"]["synthetic"],
+        "" if manifest is None else manifest.inputs.get("synthesize", ""),
         digest_file(path),
     )
 
@@ -114,7 +138,7 @@ def pooled_verdict(
     """Return the verdict over all runs, as plain data.
 
     The best arm of both sides is the one with the best validation balanced accuracy, mean over
-    runs; arms that not every run has are left out. A class is thin by its mean over runs.
+    runs; arms that not every run has are left out. The tail is that of the mean over runs.
 
     Args:
         runs: two at least, of the same classes, no two the same.
@@ -141,7 +165,8 @@ def pooled_verdict(
     own = None
     if len(twins) == 1 and twins[0] in names:
         own = _gains(runs, twins[0], [synthetic], tail, resamples, confidence, seed)[synthetic]
-    losers = regressed(gain, thin_classes(images.tolist()), margin_points)
+    losers = regressed(gain, margin_points)
+    units = np.min([count_units(one.test, len(classes)) for one in runs], axis=0)
     grounds = Grounds(
         baseline=baseline,
         synthetic=synthetic,
@@ -154,10 +179,12 @@ def pooled_verdict(
             gains, [name for name in others if runs[0].roles[name] == "baseline"], synthetic
         ),
         available=any(one.synthetic for one in runs),
-        few_tests=few_tests(classes, np.min(tests, axis=0).tolist()),
+        few_tests=few_tests(classes, units.tolist()),
+        few_groups=tuple(classes[k] for k in few_groups([one.test for one in runs])),
         losers=tuple(classes[k] for k in losers),
         margin_points=margin_points,
         seeds=None,
+        splits=len(runs),
     )
     overall, of_tail = in_points(gain.balanced_accuracy), in_points(gain.tail)
     of_twin = None if own is None else in_points(own.balanced_accuracy)
@@ -224,6 +251,7 @@ def _refuse_unlike(runs: Sequence[RunPredictions]) -> None:
     if len(runs) < 2:
         raise InputError("pool: give the artifacts folders of two runs at least")
     known: dict[str, str] = {}
+    made: dict[str, str] = {}
     for one in runs:
         if one.classes != runs[0].classes:
             raise InputError(f"{one.name}: has other classes than {runs[0].name}; pool like runs")
@@ -232,7 +260,12 @@ def _refuse_unlike(runs: Sequence[RunPredictions]) -> None:
                 f"{one.name}: predicts the same as {known[one.digest]}, to the last row; give each "
                 "run once, with a seed of its own"
             )
-        known[one.digest] = one.name
+        if one.synthetic and one.made and one.made in made:
+            raise InputError(
+                f"{one.name}: has the synthetic images of {made[one.made]}, so it is no second "
+                "split; raise evaluate.seeds of one of them, or give runs whose `seed` differs"
+            )
+        known[one.digest] = made[one.made] = one.name
 
 
 def _twin(synthetic: str, run: RunPredictions) -> str:

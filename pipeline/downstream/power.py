@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t
 
+from pipeline.downstream.compare import unseen_difference
 from pipeline.errors import StageError
 
 Labels = npt.NDArray[np.int64]
@@ -46,6 +47,7 @@ class Power:
         discordant_share: share of images on which two trainings of one arm disagree.
         seeds: paired repetitions.
         test_images: number of test images.
+        test_units: the same, those of one class and group counted once; that many count.
     """
 
     minimum_detectable_points: float
@@ -53,11 +55,17 @@ class Power:
     discordant_share: float
     seeds: int
     test_images: int
+    test_units: int
 
     def sentence(self) -> str:
         """Return it in plain words."""
+        images = f"{self.test_images} test images"
+        if self.test_units < self.test_images:
+            images += f", {self.test_units} of them unrelated,"
+        else:
+            images += ","
         return (
-            f"With {self.seeds} seeds and {self.test_images} test images, a true gain of "
+            f"With {self.seeds} seeds and {images} a true gain of "
             f"{self.minimum_detectable_points:.1f} points or more would be shown in "
             f"{100 * self.power:.0f} of 100 such comparisons; a smaller one may well be missed."
         )
@@ -74,7 +82,7 @@ def minimum_detectable(
     """Return the smallest true gain in balanced accuracy that is shown with `power`, in points.
 
     Args:
-        test_images: test images of each class, one or more each.
+        test_images: test images of each class, one or more each; those of one group count once.
         seeds: paired repetitions S, 2 or more.
         discordant_share: share of images on which two trainings disagree, in (0, 1].
         seed_sd: standard deviation over seeds of the paired gain, beyond chance of the images.
@@ -114,7 +122,7 @@ def minimum_detectable(
     alpha = 1.0 - confidence
     reach = max(
         np.sqrt(claimed) * t.isf(alpha / 2.0, freedom),
-        1.0 - (alpha / 2.0) ** (1.0 / counts.sum()),
+        unseen_difference(counts, alpha),
     )
     return float(min(_POINTS * (reach + np.sqrt(true) * t.ppf(power, freedom)), _POINTS))
 

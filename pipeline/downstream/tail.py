@@ -18,15 +18,6 @@ def tail_classes(training_images: Sequence[float]) -> tuple[int, ...]:
     return tuple(order[: max(1, min(_TAIL_CLASSES, len(order) - 1))])
 
 
-def thin_classes(training_images: Sequence[float]) -> tuple[int, ...]:
-    """Return those of the tail with at most half as many training images as the largest class.
-
-    In a set that is balanced, or nearly, no class is thin, whatever stands in its tail.
-    """
-    most = max(training_images) / 2
-    return tuple(k for k in tail_classes(training_images) if training_images[k] <= most)
-
-
 def tail_recall(scores: Scores, tail: Sequence[int]) -> float:
     """Return the mean recall over the tail classes, in [0, 1]."""
     return float(np.mean(scores.recall[list(tail)]))

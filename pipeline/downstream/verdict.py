@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pipeline.downstream.arms import Arm
 from pipeline.downstream.bench import corrupted_rows
-from pipeline.downstream.compare import ArmGain
+from pipeline.downstream.compare import ArmGain, few_groups
 from pipeline.downstream.comparison import Comparison, HeldOut
 from pipeline.downstream.corruptions import CORRUPTIONS
 from pipeline.downstream.grounds import Grounds, better_rival, few_tests, in_points, regressed
@@ -20,7 +20,7 @@ from pipeline.downstream.scores import (
     score,
     worst_group_recall,
 )
-from pipeline.downstream.tail import tail_recall, thin_classes
+from pipeline.downstream.tail import tail_recall
 
 Spread = dict[str, float]
 
@@ -119,7 +119,7 @@ def make_verdict(
     gain = look.gain()
     available = sum(counts["synthetic"]) > 0
     tail, own = held_out.tail, None if look.own is None else look.own.balanced_accuracy
-    losers = regressed(gain, thin_classes(held_out.training), margin_points)
+    losers = regressed(gain, margin_points)
     names = look.baseline.name, look.synthetic.name
     grounds = Grounds(
         baseline=names[0],
@@ -133,7 +133,8 @@ def make_verdict(
             look.gains, [arm.name for arm in comparison.arms if arm.role == "baseline"], names[1]
         ),
         available=available,
-        few_tests=few_tests(class_names, counts["test"]),
+        few_tests=few_tests(class_names, held_out.test_units()),
+        few_groups=tuple(class_names[k] for k in few_groups([held_out.outcomes({})])),
         losers=tuple(class_names[k] for k in losers),
         margin_points=margin_points,
         seeds=look.seeds,

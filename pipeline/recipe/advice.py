@@ -38,21 +38,22 @@ def write_recipe(folder: Path, recipe: Literal["auto", "none"], facts: SetFacts)
     write_json(folder / RECIPE, plain)
     write_settings(folder, chosen.settings)
     regimes = read_regimes()
-    gain = _gain(expect(facts, chosen.settings.base, regimes))
-    return f"{facts}: {_settings(chosen)}; {gain}{_hint(expect(facts, 'elsewhere', regimes))}"
+    gain = _gain(expect(facts, chosen.settings.base, regimes), facts)
+    hint = _hint(expect(facts, "elsewhere", regimes), facts)
+    return f"{facts}: {_settings(chosen)}; {gain}{hint}"
 
 
 def _settings(chosen: Recipe) -> str:
     return f"pretrain.base: auto = {chosen.settings.base} ({chosen.reasons['base']})"
 
 
-def _hint(elsewhere: Expectation | None) -> str:
+def _hint(elsewhere: Expectation | None, facts: SetFacts) -> str:
     """Return what a base would bring that has learned from other images of the kind."""
     if elsewhere is None or not _may_gain(elsewhere):
         return ""
     return (
         ". From a base that knows such images already (pretrain.base: run, folder or hub) and "
-        f"whose own images are not at hand, {_with_doubt(elsewhere)}"
+        f"whose own images are not at hand, {_with_doubt(elsewhere, facts)}"
     )
 
 
@@ -60,12 +61,12 @@ def _may_gain(expectation: Expectation) -> bool:
     return expectation.used and expectation.gain_points > 0
 
 
-def _with_doubt(expectation: Expectation) -> str:
+def _with_doubt(expectation: Expectation, facts: SetFacts) -> str:
     """Return what sets like it gained, and how far that may be expected.
 
     A gain stands alone where it did get a `use` and its interval lies above 0.
     """
-    found = _in_words(expectation)
+    found = _in_words(expectation, facts)
     if not _may_gain(expectation):
         return f"{found}: expect nothing; the comparison will say"
     if expectation.gain_low <= 0:
@@ -73,16 +74,21 @@ def _with_doubt(expectation: Expectation) -> str:
     return found
 
 
-def _in_words(expectation: Expectation) -> str:
+def _in_words(expectation: Expectation, facts: SetFacts) -> str:
+    tail = ""
+    if 2 * facts.smallest <= facts.largest:  # among equal classes none is thin
+        tail = (
+            f", in the thinnest classes {expectation.tail_gain_points:+.1f} "
+            f"({expectation.tail_low:+.1f} to {expectation.tail_high:+.1f})"
+        )
     return (
         f"sets like it gained {expectation.gain_points:+.1f} points "
-        f"({expectation.gain_low:+.1f} to {expectation.gain_high:+.1f}), in the thinnest classes "
-        f"{expectation.tail_gain_points:+.1f} ({expectation.tail_low:+.1f} to "
-        f"{expectation.tail_high:+.1f}), over the best baseline ({', '.join(expectation.regimes)})"
+        f"({expectation.gain_low:+.1f} to {expectation.gain_high:+.1f}){tail}, over the best "
+        f"baseline ({', '.join(expectation.regimes)})"
     )
 
 
-def _gain(expectation: Expectation | None) -> str:
+def _gain(expectation: Expectation | None, facts: SetFacts) -> str:
     if expectation is None:
         return "no measured regime is near this set: the comparison will say what it gains"
-    return _with_doubt(expectation)
+    return _with_doubt(expectation, facts)

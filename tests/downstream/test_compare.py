@@ -5,7 +5,14 @@ import pytest
 from oracles.outcomes import draw_outcomes
 from scipy.stats import t
 
-from pipeline.downstream.compare import ArmGain, SplitOutcomes, paired_gains
+from pipeline.downstream.compare import (
+    ArmGain,
+    SplitOutcomes,
+    count_units,
+    few_groups,
+    paired_gains,
+    unseen_difference,
+)
 from pipeline.errors import StageError
 
 
@@ -211,3 +218,95 @@ def test_what_does_not_pair_is_refused() -> None:
     split = outcomes(labels, a=a, b=a)
     with pytest.raises(StageError, match="image 00000 has two labels"):
         gains([split, replace(split, labels=labels[::-1])])
+
+
+def test_a_class_of_few_images_may_hide_as_much_as_it_could() -> None:
+    counts = np.array([400, 5])
+    alone = (1 - 0.025 ** (1 / 5)) / 2  # none of 5 differs, and the class counts for a half
+    assert unseen_difference(counts, 0.05) == pytest.approx(alone)
+    assert unseen_difference([400, 400], 0.05) == pytest.approx(1 - 0.025 ** (1 / 800))
+    # Class 0 gains on a quarter of its images, class 1 shows nothing.
+    labels = np.repeat([0, 1], counts)
+    b = np.tile(np.arange(405) < 100, (4, 1))
+    gain = compare(np.zeros((4, 405), dtype=bool), b, labels, tail=(1,))
+    assert gain.balanced_accuracy.value == pytest.approx(0.125)
+    assert gain.balanced_accuracy.low == pytest.approx(0.125 - alone)
+    assert gain.simultaneous.low <= gain.balanced_accuracy.low < 0
+    many = compare(
+        np.zeros((4, 800), dtype=bool),
+        np.tile(np.arange(800) < 100, (4, 1)),
+        np.repeat([0, 1], 400),
+        tail=(1,),
+    )
+    assert many.balanced_accuracy.low > 0.1
+
+
+def test_a_small_class_that_loses_is_rarely_called_a_gain() -> None:
+    # Class 0 gains 10 points, class 1 of five images loses as many: nothing is gained.
+    labels, said = np.repeat([0, 1], (400, 5)), []
+    for trial in range(120):
+        random = np.random.default_rng(trial)
+        ease = random.normal(0, 1, 405)
+        right = {
+            arm: ease + random.normal(0, 0.4, 405) + random.normal(0, 0.5, (4, 405)) > bar
+            for arm, bar in (("a", -1.2), ("b", np.where(labels == 0, -1.75, -0.76)))
+        }
+        found = gains(outcomes(labels, **right), tail=(1,), seed=trial, resamples=200)["b"]
+        said.append(found.balanced_accuracy.low > 0)
+    assert np.mean(said) < 0.05
+
+
+def test_images_of_one_group_count_as_one() -> None:
+    # Every image twice, under another id: as wide as once, where the group says so.
+    random = np.random.default_rng(4)
+    a, b = (np.tile(one, (4, 1)) for one in random.uniform(size=(2, 60)) < 0.7)  # seeds alike
+    labels = np.arange(60) % 2
+    once = compare(a, b, labels)
+    ids = np.array([f"{i:05d}" for i in range(120)])
+    twice = SplitOutcomes(np.tile(labels, 2), ids, {"a": np.tile(a, 2), "b": np.tile(b, 2)})
+    pairs = replace(twice, groups=np.tile(ids[:60], 2))
+    assert count_units(pairs, 2) == (30, 30)
+    assert count_units(twice, 2) == (60, 60)
+    found = gains(pairs)["b"]
+    assert found.standard_error == pytest.approx(once.standard_error)
+    assert ends(found.balanced_accuracy) == pytest.approx(ends(once.balanced_accuracy))
+    assert gains(twice)["b"].standard_error == pytest.approx(
+        once.standard_error / np.sqrt(2), rel=0.02
+    )
+    alone = replace(twice, groups=ids)
+    assert ends(gains(alone)["b"].tail) == ends(gains(twice)["b"].tail)
+
+
+def test_a_group_of_two_classes_is_a_unit_of_each() -> None:
+    random = np.random.default_rng(4)
+    a, b = random.uniform(size=(2, 4, 60)) < 0.7
+    one = outcomes(np.arange(60) % 2, a=a, b=b)
+    groups = np.array([f"patient {i // 6}" for i in range(60)])
+    assert count_units(replace(one, groups=groups), 2) == (10, 10)
+    wide = gains(replace(one, groups=groups))["b"]
+    assert wide.balanced_accuracy.value == gains(one)["b"].balanced_accuracy.value
+    # Ten units a class: what none of ten shows.
+    allowance = 1 - 0.025 ** (1 / 10)
+    none = gains(replace(one, groups=groups, correct={"a": a, "b": a}))["b"]
+    assert none.classes[0].high == pytest.approx(allowance)
+    with pytest.raises(StageError, match="do not pair"):
+        gains(replace(one, groups=groups[:-1]))
+
+
+def test_few_groups_are_told_and_their_images_count_one_by_one() -> None:
+    random = np.random.default_rng(4)
+    a, b = random.uniform(size=(2, 4, 60)) < 0.7
+    labels = np.arange(60) % 2
+    one = outcomes(labels, a=a, b=b)
+    # Class 0 in four hospitals, class 1 in fifteen.
+    groups = np.array([f"{i // 2 % (4 if i % 2 == 0 else 15)}" for i in range(60)])
+    assert few_groups([replace(one, groups=groups)]) == (0,)
+    assert count_units(replace(one, groups=groups), 2) == (30, 15)
+    assert few_groups([one]) == ()
+    # Four images, each alone, are few images and no few groups.
+    assert few_groups([outcomes(np.array([0] * 9 + [1] * 4), a=a[:, :13])]) == ()
+    # Two splits with three hospitals each have six together.
+    three = np.array([f"{i // 2 % 3}" for i in range(60)])
+    assert few_groups([replace(one, groups=three)] * 2) == (0, 1)
+    other = replace(one, ids=np.char.add("x", one.ids), groups=np.char.add("x", three))
+    assert few_groups([replace(one, groups=three), other]) == ()

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipeline.data.store_writer import write_store
 from pipeline.downstream.compare import SplitOutcomes
 from pipeline.downstream.pooled import RunPredictions, pooled_verdict, read_run
 from pipeline.errors import InputError
+from pipeline.folders import write_manifest
 
 CLASSES = ("a", "b")
 EACH, SEEDS = 60, 3
@@ -21,10 +23,18 @@ ROLES = {"real": "baseline", "mixed": "synthetic"}
 
 
 def finished(
-    root: Path, accuracy: dict[str, float], run: int, names=CLASSES, roles=ROLES
+    root: Path,
+    accuracy: dict[str, float],
+    run: int,
+    names=CLASSES,
+    roles=ROLES,
+    made: int | None = None,
+    groups: list[str] | None = None,
 ) -> tuple[Path, dict]:
     """Write what a run leaves: each arm is right with the given chance."""
     random = np.random.default_rng(run)
+    images = np.random.default_rng(run).integers(0, 255, (2 * EACH, 8, 8, 1), dtype=np.uint8)
+    store = make_samples(images, np.repeat([0, 1], EACH), "test", "real", groups)
     rows = {"arm": [], "seed": [], "split": [], "id": [], "label": [], "predicted": []}
     for split in ("validation", "test"):
         labels = np.repeat([0, 1], EACH)
@@ -34,15 +44,15 @@ def finished(
                 rows["arm"] += [arm] * 2 * EACH
                 rows["seed"] += [seed] * 2 * EACH
                 rows["split"] += [split] * 2 * EACH
-                rows["id"] += [f"{split}-{run}-{i}" for i in range(2 * EACH)]
+                rows["id"] += store.ids
                 rows["label"] += labels.tolist()
                 rows["predicted"] += np.where(right, labels, 1 - labels).tolist()
     artifacts = root / f"run-{run}"
-    images = np.random.default_rng(run).integers(0, 255, (4, 8, 8, 1), dtype=np.uint8)
-    store = make_samples(images, np.array([0, 0, 1, 1]), "train", "real")
     write_store(artifacts / "prepare" / "dataset", store, names, 8, "L")
     (artifacts / "evaluate").mkdir()
     pq.write_table(pa.table(rows), artifacts / "evaluate" / "predictions.parquet")
+    inputs = {"synthesize": f"made {run if made is None else made}"}
+    write_manifest(artifacts / "evaluate", "evaluate", "key", {}, inputs)
     verdict = {
         "arms": [{"name": name, "role": role} for name, role in roles.items()],
         "per_class": [{"training_images": 9}, {"training_images": 3}],
@@ -100,7 +110,7 @@ def losing(run: int, training: tuple[int, ...]) -> RunPredictions:
     roles = {"real_augmented": "baseline", "mixed": "synthetic"}
     test = SplitOutcomes(labels, ids, right)
     return RunPredictions(
-        f"run-{run}", roles, ("a", "b", "c"), training, right, labels, test, 5, str(run)
+        f"run-{run}", roles, ("a", "b", "c"), training, right, labels, test, 5, str(run), str(run)
     )
 
 
@@ -115,7 +125,7 @@ def test_a_class_that_loses_in_all_runs_asks_for_care() -> None:
     assert verdict["reasons"] == ["a: surely worse, by more than 2 points of recall."]
     assert [one["regressed"] for one in verdict["per_class"]] == [True, False, False]
     assert over((9, 8, 8))["decision"] == "use_with_care"
-    assert over((3, 9, 9))["decision"] == "use"  # it is thin
+    assert over((3, 9, 9))["decision"] == "use_with_care"  # a thin one no less
     assert over((9, 9, 9), margin_points=80.0)["decision"] == "use"
 
 
@@ -192,6 +202,38 @@ def test_a_run_given_twice_is_no_second_split(tmp_path: Path) -> None:
     one, two = (finished(tmp_path, {"real": 0.6, "mixed": 0.9}, run) for run in range(2))
     with pytest.raises(InputError, match=r"run-0: predicts the same as .*run-0, to the last row"):
         pooled_verdict([read_run(*run) for run in (one, two, one)], 500, 0.95, 2.0, 0)
+
+
+def test_other_seeds_of_the_classifiers_are_no_second_split(tmp_path: Path) -> None:
+    accuracy = {"real": 0.6, "mixed": 0.9}
+    read = [read_run(*finished(tmp_path, accuracy, run, made=7)) for run in range(2)]
+    with pytest.raises(InputError, match=r"run-1: has the synthetic images of .*run-0, so it is"):
+        pooled_verdict(read, 500, 0.95, 2.0, 0)
+    none = [replace(one, synthetic=0) for one in read]
+    assert pooled_verdict(none, 500, 0.95, 2.0, 0)["decision"] == "do_not_use"
+
+
+def test_images_of_one_group_count_as_one_over_all_runs(tmp_path: Path) -> None:
+    def width(name: str, groups: list[str] | None) -> float:
+        runs = [
+            finished(tmp_path / name, {"real": 0.6, "mixed": 0.7}, run, groups=groups)
+            for run in range(4)
+        ]
+        verdict = pooled_verdict([read_run(*run) for run in runs], 500, 0.95, 2.0, 0)
+        low, high = verdict["per_class"][0]["simultaneous_low_points"], verdict["per_class"][0]
+        return high["simultaneous_high_points"] - low
+
+    alone = width("alone", None)
+    # Ten patients, the same in every run: ten units a class, and not 240.
+    assert width("patients", [f"patient {i % 10}" for i in range(2 * EACH)]) > 1.5 * alone
+
+
+def test_a_test_row_that_the_dataset_lacks_is_named(tmp_path: Path) -> None:
+    artifacts, verdict = finished(tmp_path, {"real": 0.6, "mixed": 0.9}, 0)
+    other, _ = finished(tmp_path, {"real": 0.6, "mixed": 0.9}, 1)
+    shutil.copytree(other / "prepare", artifacts / "prepare", dirs_exist_ok=True)
+    with pytest.raises(InputError, match=r"predictions\.parquet: test row \w{12} is not in .*data"):
+        read_run(artifacts, verdict)
 
 
 @pytest.mark.parametrize("without", [1, 2])

@@ -85,7 +85,7 @@ def test_seeds_for_is_the_fewest_that_do() -> None:
 
 
 def test_the_sentence_says_what_and_with_what() -> None:
-    sentence = Power(2.34, 0.8, 0.1, 4, 300).sentence()
+    sentence = Power(2.34, 0.8, 0.1, 4, 300, 300).sentence()
     assert "4 seeds and 300 test images" in sentence
     assert "2.3 points" in sentence
     assert "80 of 100" in sentence

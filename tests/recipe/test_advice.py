@@ -60,6 +60,17 @@ def test_a_gain_that_may_be_none_is_not_promised(
     assert said.endswith(f"(stripes): {told}; the comparison will say")
 
 
+def test_of_equal_classes_none_is_called_thin(tmp_path: Path, regimes: list[Any]) -> None:
+    regimes.append(regime(smallest=40, largest=40))
+    said = write_recipe(tmp_path, "auto", facts(smallest=40, median=40.0, largest=40))
+    assert said is not None
+    assert "sets like it gained +2.0 points" in said
+    assert "thinnest" not in said
+    uneven = write_recipe(tmp_path, "auto", facts(smallest=20, median=40.0, largest=40))
+    assert uneven is not None
+    assert "in the thinnest classes +4.0" in uneven
+
+
 def test_a_set_that_is_like_no_other(tmp_path: Path, regimes: list[Any]) -> None:
     regimes.append(regime(image_size_px=128))
     said = write_recipe(tmp_path, "auto", facts())
