@@ -18,7 +18,8 @@ from pipeline.readers.idx_files import find_idx, read_idx
 SIDE_PX = 16  # of Fashion-MNIST, MNIST and emoji: a comparison of 28 px takes three times as long
 _EMOJI_PX = 32  # kept in the file, from which `prepare` goes on
 _EMOJI_MAKERS = ("apple", "facebook", "google", "twitter")
-_EMOJI_HALVES = ("base", "beside")  # neither a sign nor a maker is in both
+_HALVES = ("base", "beside")  # of emoji, neither a sign nor a maker is in both
+_NAMES = [str(number) for number in range(10)]  # of classes in IDX files
 _EMOJI_BESIDE = ("facebook", "twitter")
 _NO_CLASS = "Component"  # hair and skin tones: no images of their own
 _MARGIN_PX = 4  # of MNIST's images, around the box that its makers fitted each digit into
@@ -33,7 +34,7 @@ class Regime:
 
     Attributes:
         name: in the results.
-        files: what it is made of: fashion, mnist, emoji, emoji-beside, or none.
+        files: what it is made of: fashion, mnist, emoji, fashion-beside, emoji-beside, or none.
         prepare: params of the stage beside the defaults.
         base: set of the generator that this one starts from, of `BASES`.
         images: are that set's images at hand for a baseline, or the generator's weights alone?
@@ -54,7 +55,7 @@ class Base:
 
     Attributes:
         name: of the folder of its run.
-        files: what it is made of, as of a regime: mnist, emoji-base, or none.
+        files: what it is made of, as of a regime: mnist, fashion-base, emoji-base, or none.
         prepare: params of the stage beside the defaults.
         train: likewise.
     """
@@ -70,6 +71,7 @@ BASES = {
     "mnist": Base("mnist", "mnist", _CUT, {"steps": 1500, "checks": 3}),
     "digits": Base("digits", None, {"source": "digits", "test_fraction": 0.02}, {}),
     "emoji": Base("emoji", "emoji-base", {**_CUT, "test_fraction": 0.02}, {}),
+    "fashion": Base("fashion", "fashion-base", {**_CUT, "test_fraction": 0.02}, {}),
 }
 
 
@@ -117,6 +119,13 @@ def _emoji_on_emoji(each: int) -> Regime:
     )
 
 
+def _fashion_on_fashion(most: int, least: int) -> Regime:
+    """Fashion-MNIST in 8 px, whose generator starts from the weights of one of its other half."""
+    prepare = {"source": "npz", "image_size_px": 8, "validation_fraction": 0.05}
+    name = f"fashion-{_sizes(most, least)}-base"
+    return Regime(name, "fashion-beside", {**prepare, **_thinned(most, least, False)}, "fashion")
+
+
 def _elsewhere_pool(each: int) -> Regime:
     """Digits beside MNIST without its labels: at hand for the generator and for every baseline."""
     return Regime(
@@ -139,6 +148,7 @@ REGIMES = (
     *(_elsewhere_pool(each) for each in (5, 10)),
     *(_mnist_on_digits(each) for each in (5, 10, 25, 50, 100, 250)),
     *(_emoji_on_emoji(each) for each in (5, 25)),
+    *(_fashion_on_fashion(*sizes) for sizes in ((5, 5), (100, 10))),
     _with_images(_digits(5, 5, "mnist")),
     _with_images(_mnist_on_digits(5)),
     *(
@@ -171,6 +181,8 @@ def source_path(made: Regime | Base, folders: Folders, root: Path) -> Path | Non
         raise typer.BadParameter(f"{made.name}: give --{name} DIR")
     if name == "emoji":
         return emoji(folder, root, half)
+    if half:
+        return half_of(folder, root, name, half)
     return cut_mnist(folder, root) if made.prepare.get("source") == "npz" else folder
 
 
@@ -183,20 +195,48 @@ def cut_mnist(files: Path, root: Path) -> Path:
     path = root / "mnist-cut.npz"
     if path.exists():
         return path
-    images, labels = [], []
-    splits: list[str | None] = []
+    (images, labels), (tests, marks) = _idx(files, "train"), _idx(files, "t10k")
     inner = slice(_MARGIN_PX, -_MARGIN_PX)
-    for name, split in (("train", None), ("t10k", "test")):
-        pixels, marks = find_idx(files, name, "images", 3), find_idx(files, name, "labels", 1)
-        if pixels is None or marks is None:
-            raise typer.BadParameter(f"{files}: no IDX files of {name}")
-        images.append(read_idx(pixels, 3)[:, inner, inner])
-        labels.append(read_idx(marks, 1).astype(np.int64))
-        splits += [split] * len(labels[-1])
     root.mkdir(parents=True, exist_ok=True)
-    names = [str(digit) for digit in range(10)]
-    write_arrays(path, np.concatenate(images), np.concatenate(labels), names, splits)
+    write_arrays(
+        path,
+        np.concatenate([images, tests])[:, inner, inner],
+        np.concatenate([labels, marks]),
+        _NAMES,
+        [None] * len(labels) + ["test"] * len(marks),
+    )
     return path
+
+
+def half_of(files: Path, root: Path, name: str, half: str) -> Path:
+    """Return half of a set in IDX files as an .npz file below `root`.
+
+    Args:
+        files: folder of the IDX files.
+        root: where the file is kept.
+        name: of the set, for the file's name.
+        half: every second training image (base), or the others and the test images (beside).
+    """
+    path = root / f"{name}-{half}.npz"
+    if path.exists():
+        return path
+    first = _HALVES.index(half)
+    images, labels = (rows[first::2] for rows in _idx(files, "train"))
+    splits: list[str | None] = [None] * len(labels)
+    if half == "beside":
+        tests, marks = _idx(files, "t10k")
+        images, labels = np.concatenate([images, tests]), np.concatenate([labels, marks])
+        splits += ["test"] * len(marks)
+    root.mkdir(parents=True, exist_ok=True)
+    write_arrays(path, images, labels, _NAMES, splits)
+    return path
+
+
+def _idx(files: Path, name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    pixels, marks = find_idx(files, name, "images", 3), find_idx(files, name, "labels", 1)
+    if pixels is None or marks is None:
+        raise typer.BadParameter(f"{files}: no IDX files of {name}")
+    return read_idx(pixels, 3), read_idx(marks, 1).astype(np.int64)
 
 
 def pool_folder(base: Base, folders: Folders, root: Path) -> Path:
@@ -254,7 +294,7 @@ def emoji(files: Path, root: Path, half: str = "") -> Path:
 
 def _half(maker: str, sign: str) -> str | None:
     """Return in which half a drawing is, by a hash of its sign, or None."""
-    half = _EMOJI_HALVES[int(digest_bytes(sign.encode()), 16) % 2]
+    half = _HALVES[int(digest_bytes(sign.encode()), 16) % 2]
     return half if (half == "beside") == (maker in _EMOJI_BESIDE) else None
 
 
