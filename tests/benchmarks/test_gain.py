@@ -174,16 +174,37 @@ def test_what_was_found_becomes_a_regime_of_the_recipe(gain, tmp_path):
     assert (elsewhere.base, elsewhere.pool, elsewhere.labelled) == ("elsewhere", 0, 100)
 
 
-def test_mnist_is_cut_to_its_digits_and_becomes_a_pool(sets, tmp_path):
-    files = tmp_path / "idx"
+def write_idx(files):
+    """Three training and three test images in IDX files; a corner tells which image it is."""
     files.mkdir()
-    for name in ("train", "t10k"):
+    for first, name in enumerate(("train", "t10k")):
         images = np.zeros((3, 28, 28), dtype=np.uint8)
         images[:, 4, 4] = 255
+        images[:, 0, 0] = np.arange(3) + 10 * first
         head = bytes([0, 0, 8, 3]) + b"".join(int(n).to_bytes(4, "big") for n in images.shape)
         (files / f"{name}-images-idx3-ubyte").write_bytes(head + images.tobytes())
         labels = bytes([0, 0, 8, 1]) + (3).to_bytes(4, "big") + bytes([0, 1, 2])
         (files / f"{name}-labels-idx1-ubyte").write_bytes(labels)
+    return files
+
+
+def test_a_base_of_the_other_half_shares_no_image_and_sees_no_test(sets, tmp_path):
+    files = write_idx(tmp_path / "idx")
+    regime = next(one for one in sets.REGIMES if one.name == "fashion-100-to-10-base")
+    found = []
+    for one in (sets.BASES["fashion"], regime):
+        with np.load(sets.source_path(one, {"fashion": files}, tmp_path / "work")) as arrays:
+            found.append([arrays[name].tolist() for name in ("labels", "splits")])
+            found[-1].insert(0, arrays["images"][:, 0, 0].tolist())
+    assert found[0] == [[0, 2], [0, 2], ["", ""]]
+    assert found[1] == [[1, 10, 11, 12], [1, 0, 1, 2], ["", "test", "test", "test"]]
+    assert sets.files_needed(regime) == {"fashion"}
+    with pytest.raises(typer.BadParameter, match="no IDX files of train"):
+        sets.half_of(tmp_path, tmp_path, "fashion", "base")
+
+
+def test_mnist_is_cut_to_its_digits_and_becomes_a_pool(sets, tmp_path):
+    files = write_idx(tmp_path / "idx")
     with np.load(sets.cut_mnist(files, tmp_path)) as arrays:
         assert arrays["images"].shape == (6, 20, 20)
         assert (arrays["images"][:, 0, 0] == 255).all()
