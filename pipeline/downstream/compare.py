@@ -233,6 +233,34 @@ def few_groups(splits: Sequence[SplitOutcomes]) -> tuple[int, ...]:
     )
 
 
+def resampled_accuracies(
+    right: Floats, split: SplitOutcomes, classes: int, resamples: int, random: np.random.Generator
+) -> Floats:
+    """Return what other test images would add to balanced accuracies.
+
+    Args:
+        right: (A, N) share of seeds with which each of A arms is right on each test image.
+        split: the test images; `correct` is not looked at.
+        classes: number of classes K; every class must occur.
+        resamples: R.
+        random: generator of the resamples.
+
+    Returns:
+        (R, A), around 0: units are drawn within their class, the same for all arms.
+    """
+    labels, (unit,) = _index_units([split])
+    of_class = np.eye(classes)[split.labels]
+    share = of_class / of_class.sum(axis=0)  # (N, K)
+    centred = (right - (right @ share)[:, split.labels]) * share.sum(axis=1) / classes
+    influence = np.zeros((len(labels), len(right)))
+    np.add.at(influence, unit, centred.T)
+    found = np.zeros((resamples, len(right)))
+    for k, count in enumerate(np.bincount(labels, minlength=classes)):
+        drawn = _resample_images(influence[labels == k], resamples, random)
+        found += drawn * np.sqrt(count / max(count - 1.0, 1.0))
+    return found
+
+
 def unseen_difference(units: npt.ArrayLike, alpha: float) -> float:
     """Return how large a gain or loss may be of which no test image shows anything.
 

@@ -14,7 +14,13 @@ import numpy.typing as npt
 
 from pipeline.data.store import Samples
 from pipeline.downstream.arms import Arm, Family, Role, rows_kept
-from pipeline.downstream.compare import ArmGain, SplitOutcomes, count_units, paired_gains
+from pipeline.downstream.compare import (
+    ArmGain,
+    SplitOutcomes,
+    count_units,
+    paired_gains,
+    resampled_accuracies,
+)
 from pipeline.downstream.fitting import Pair, Predictions
 from pipeline.downstream.power import Power, discordance, minimum_detectable
 from pipeline.downstream.scores import score
@@ -362,19 +368,23 @@ def _worth(
     seeds = range(look.seeds)
     found = train("learning curve", [(arm, seed) for seed in seeds for arm in thinner])
 
-    def accuracies(of: Results, arm: Arm) -> list[float]:
-        return [
-            score(held_out.test.labels, of[arm, seed].test, held_out.classes).balanced_accuracy
-            for seed in seeds
-        ]
-
-    rows = [accuracies(found, arm) for arm in thinner] + [accuracies(results, baseline)]
+    labels, every = held_out.test.labels, results | found
+    arms = [*thinner, baseline, synthetic]
+    rows = [
+        [score(labels, every[arm, s].test, held_out.classes).balanced_accuracy for s in seeds]
+        for arm in arms
+    ]
+    right = np.stack([np.mean([every[arm, s].test == labels for s in seeds], 0) for arm in arms])
+    random = numpy_generator(params.seed, "evaluate", "worth")
     worth = worth_in_images(
         np.asarray(sizes, dtype=np.float64),
-        np.asarray(rows),
-        np.asarray(accuracies(results, synthetic)),
+        np.asarray(rows[:-1]),
+        np.asarray(rows[-1]),
         sizes[-1],
-        numpy_generator(params.seed, "evaluate", "worth"),
+        random,
+        resampled_accuracies(
+            right, held_out.outcomes({}), held_out.classes, params.bootstrap_resamples, random
+        ),
     )
     return worth, synthetic
 

@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 _FURTHEST = 2.0  # of the full set
 _LEAST_SIZES = 3  # as many as the law has parameters
+_RESAMPLES = 400
 _EXPONENTS = np.geomspace(0.1, 2.0, 150)
 _FLAT = 1e-4  # a law that rises less than this from half to all of the images is no yardstick
 
@@ -90,14 +91,14 @@ def worth_in_images(
     synthetic: Floats,
     full: int,
     random: np.random.Generator,
-    resamples: int = 400,
+    other_tests: Floats | None = None,
     confidence: float = 0.95,
 ) -> Worth:
     """Return how many extra real images the synthetic ones stand for.
 
-    Seeds are resampled, the same for all sizes and the synthetic arm; the percentiles are expanded
-    for few seeds (Hesterberg 2015, section 5.3), which for four or fewer means about the extremes
-    of the resamples. Test images are not resampled: they are the same for the curve and the arm.
+    Seeds and test images are resampled, the same for all sizes and the synthetic arm; the
+    percentiles are expanded for few seeds (Hesterberg 2015, section 5.3), which for four or fewer
+    means about the extremes of the resamples.
 
     Args:
         images: (F,) numbers of real training images; the largest is `full`.
@@ -105,7 +106,9 @@ def worth_in_images(
         synthetic: (S,) balanced accuracy of the synthetic arm with the same seeds.
         full: all real training images.
         random: generator of the resamples.
-        resamples: bootstrap resamples.
+        other_tests: (R, F + 1) what the test images of each of R resamples add to the balanced
+            accuracies, those of `accuracy` and then that of `synthetic`; None leaves them as they
+            are, 400 times.
         confidence: level of the intervals.
 
     Raises:
@@ -118,6 +121,10 @@ def worth_in_images(
             f"learning curve: {len(images)} sizes, accuracies {accuracy.shape} and "
             f"{len(synthetic)} of the synthetic arm do not pair; it takes two seeds or more"
         )
+    if other_tests is None:
+        other_tests = np.zeros((_RESAMPLES, len(images) + 1))
+    if other_tests.shape[1:] != (len(images) + 1,):
+        raise StageError(f"learning curve: {len(images)} sizes and {other_tests.shape} do not pair")
     order = np.argsort(images, kind="stable")
     sizes, accuracy = images[order] / full, accuracy[order]
     if not len(sizes) or sizes[0] <= 0.0 or abs(sizes[-1] - 1.0) > 1e-9:
@@ -127,10 +134,13 @@ def worth_in_images(
         )
     seeds, most = len(synthetic), _FURTHEST - 1.0
     points = _points(images[order], accuracy, confidence)
-    chosen = random.integers(seeds, size=(resamples, seeds))
+    chosen = random.integers(seeds, size=(len(other_tests), seeds))
     chosen = np.concatenate([np.arange(seeds)[None], chosen])  # the data themselves come first
     curves = accuracy[:, chosen].mean(axis=2).T  # (1 + R, F)
-    extra = _extra_shares(sizes, curves, synthetic[chosen].mean(axis=1))
+    reached = synthetic[chosen].mean(axis=1)
+    curves[1:] += other_tests[:, order]
+    reached[1:] += other_tests[:, -1]
+    extra = _extra_shares(sizes, curves, reached)
     if len(np.unique(sizes)) < _LEAST_SIZES or np.isnan(extra[0]):
         return Worth(None, None, None, False, points)
     # Flat by chance: such a curve does not say how much, so it says the most.

@@ -11,6 +11,7 @@ from pipeline.downstream.compare import (
     count_units,
     few_groups,
     paired_gains,
+    resampled_accuracies,
     unseen_difference,
 )
 from pipeline.errors import StageError
@@ -310,3 +311,25 @@ def test_few_groups_are_told_and_their_images_count_one_by_one() -> None:
     assert few_groups([replace(one, groups=three)] * 2) == (0, 1)
     other = replace(one, ids=np.char.add("x", one.ids), groups=np.char.add("x", three))
     assert few_groups([replace(one, groups=three), other]) == ()
+
+
+def test_other_test_images_move_accuracies_as_much_as_drawing_them_says() -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1], (300, 100))
+    right = (random.uniform(size=(2, 400)) < 0.8).astype(float)
+    one = outcomes(labels)
+    moved = resampled_accuracies(right, one, 2, 4000, random)
+    assert moved.shape == (4000, 2)
+    recalls = [[right[arm, labels == k].mean() for k in (0, 1)] for arm in (0, 1)]
+    for arm, (first, second) in enumerate(recalls):
+        expected = np.sqrt(first * (1 - first) / 299 + second * (1 - second) / 99) / 2
+        assert moved[:, arm].std() == pytest.approx(expected, rel=0.05)
+        assert abs(moved[:, arm].mean()) < 0.1 * expected
+    alike = resampled_accuracies(right[[0, 0]], one, 2, 100, random)
+    np.testing.assert_allclose(alike[:, 0], alike[:, 1])
+    # Ten images of one patient, all alike: as if there were a tenth of the images.
+    groups = np.array([f"{i // 10}" for i in range(400)])
+    tens = np.repeat(random.uniform(size=(1, 40)) < 0.8, 10, axis=1).astype(float)
+    wide = resampled_accuracies(tens, replace(one, groups=groups), 2, 4000, random).std()
+    narrow = resampled_accuracies(tens, one, 2, 4000, random).std()
+    assert wide == pytest.approx(np.sqrt(10) * narrow, rel=0.15)

@@ -114,3 +114,22 @@ def test_what_does_not_pair_is_refused() -> None:
         worth_in_images(IMAGES, np.zeros((4, 1)), np.zeros(1), 400, random)
     with pytest.raises(StageError, match="end with all 500"):
         worth_in_images(IMAGES, np.zeros((4, 2)), np.zeros(2), 500, random)
+
+
+def test_other_test_images_widen_the_interval_as_far_as_they_move_the_gain() -> None:
+    random = np.random.default_rng(0)
+    accuracy, synthetic = law(IMAGES)[:, None] + np.zeros(4), np.full(4, law(540))
+
+    def width(other: np.ndarray | None) -> float:
+        worth = worth_in_images(IMAGES, accuracy, synthetic, 400, np.random.default_rng(1), other)
+        assert worth.worth == pytest.approx(140, rel=0.05)
+        return worth.high - worth.low
+
+    together = np.tile(random.normal(0, 0.005, (300, 1)), (1, 5))
+    apart = together.copy()
+    apart[:, -1] += random.normal(0, 0.005, 300)
+    assert width(None) == 0
+    assert width(together) < 0.1 * width(apart)  # easier for the curve and the arm alike
+    assert width(apart) > 50
+    with pytest.raises(StageError, match=r"4 sizes and \(300, 4\) do not pair"):
+        width(apart[:, 1:])
