@@ -102,7 +102,7 @@ class Comparison(_Group):
     )
     seeds: int | None = Field(None, ge=2, le=1000, description="paired repetitions of each arm")
     max_seeds: int | None = Field(
-        None, ge=2, le=1000, description="add seeds up to these until the interval is decided"
+        None, ge=2, le=1000, description="add seeds up to these until the answer is clear"
     )
     steps: int | None = Field(None, ge=1, description="optimiser steps of each classifier")
     horizontal_flip: bool | None = Field(

@@ -287,6 +287,7 @@ def pool(
     for folder in runs:
         finished_folder("evaluate", folder)
         finished_folder("prepare", folder)
+        finished_folder("synthesize", folder)
     read = [read_run(folder, read_verdict(folder)) for folder in runs]
     verdict = pooled_verdict(read, resamples, confidence, margin, seed=0)
     write_json(out, verdict)

@@ -717,7 +717,7 @@ class EvaluateParams(Section):
         None,
         ge=2,
         le=1000,
-        description="add seeds up to these until the interval is decided; null = as many as seeds",
+        description="add seeds up to these until the answer is clear; null = as many as seeds",
     )
     steps: int | None = Field(
         None,

@@ -17,7 +17,7 @@ the second term is not let below what classes that move independently and alike 
 below what seeds within splits say.
 
 Images of one class and one group (one patient, near duplicates) stand for each other and count as
-one draw, a unit: their sum takes the image's place in all of this. Not in a class of `few_groups`.
+one draw, a unit: their sum takes the image's place in all of this.
 
 The bootstrap. A resample draws the images of each class with replacement, by id, and gives each
 replicate a normal weight (the wild bootstrap: with four seeds, drawing with replacement knows 35
@@ -34,6 +34,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.stats import norm, t
 
 from pipeline.errors import StageError
@@ -42,7 +44,6 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
-LEAST_GROUPS = 5
 _CHUNK_WEIGHTS = 4_000_000  # image weights held at once: about 100 MB
 
 
@@ -65,21 +66,20 @@ class Interval:
 class SplitOutcomes:
     """What every arm got right on the test rows of one split of the data.
 
-    Images of one class and group were not drawn one by one: they count as one draw, a unit, but
-    for classes of `few_groups`.
+    Images of one class and group were not drawn one by one: they count as one draw, a unit.
 
     Attributes:
         labels: (N,) class of each test image, in [0, K).
         ids: (N,) identity of each image; equal ids in several splits are one image.
         correct: arm -> (S, N), is it right with seed s on image i? Equal S and seeds for all arms.
-        groups: (N,) group of each image (one patient, near duplicates), its id where it is alone;
+        groups: N, group of each image (one patient, near duplicates), its id where it is alone;
             None where all are.
     """
 
     labels: Labels
     ids: npt.NDArray[np.str_]
     correct: Mapping[str, Bools]
-    groups: npt.NDArray[np.str_] | None = None
+    groups: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -204,33 +204,9 @@ def paired_gains(
 
 
 def count_units(split: SplitOutcomes, classes: int) -> tuple[int, ...]:
-    """Return the test images of each class, those of one group counted once.
-
-    In classes of `few_groups` all images count.
-    """
+    """Return the test images of each class, those of one group counted once."""
     labels, _ = _index_units([split])
     return tuple(np.bincount(labels, minlength=classes).tolist())
-
-
-def few_groups(splits: Sequence[SplitOutcomes]) -> tuple[int, ...]:
-    """Return the classes whose test images are of fewer than `LEAST_GROUPS` groups, not each alone.
-
-    So few groups do not show how much groups differ. The images then count one by one, and an
-    interval holds for images of these groups alone.
-    """
-    drawn: dict[int, tuple[set[str], set[str]]] = {}
-    for split in splits:
-        groups = split.ids if split.groups is None else split.groups
-        for label, *names in zip(
-            split.labels.tolist(), split.ids.tolist(), groups.tolist(), strict=True
-        ):
-            for kept, name in zip(drawn.setdefault(label, (set(), set())), names, strict=True):
-                kept.add(name)
-    return tuple(
-        label
-        for label, (ids, groups) in sorted(drawn.items())
-        if len(groups) < min(LEAST_GROUPS, len(ids))
-    )
 
 
 def resampled_accuracies(
@@ -265,8 +241,9 @@ def unseen_difference(units: npt.ArrayLike, alpha: float) -> float:
     """Return how large a gain or loss may be of which no test image shows anything.
 
     n images without any difference allow 1 - (alpha / 2)^(1 / n) (Clopper & Pearson 1934; the rule
-    of three). It may be spread over all classes, n being their images together, or be one class's,
-    which counts for one Kth: with few images, that is more.
+    of three). Any classes may be those that differ unseen; of m of K, whose images are n together,
+    the mean over all K shows m / K of it. With equal classes that is most for all of them, else
+    perhaps for the smallest ones alone.
 
     Args:
         units: (K,) test images of each of the classes whose mean gain is meant, 1 or more; those
@@ -276,9 +253,9 @@ def unseen_difference(units: npt.ArrayLike, alpha: float) -> float:
     Returns:
         A difference in mean recall, in (0, 1).
     """
-    counts = np.asarray(units, dtype=np.float64)
-    together, alone = 1.0 / counts.sum(), 1.0 / counts.min()
-    return float(max(1.0 - (alpha / 2.0) ** together, (1.0 - (alpha / 2.0) ** alone) / len(counts)))
+    together = np.cumsum(np.sort(np.asarray(units, dtype=np.float64)))
+    share = np.arange(1, len(together) + 1) / len(together)
+    return float(np.max(share * (1.0 - (alpha / 2.0) ** (1.0 / together))))
 
 
 def _check(
@@ -327,11 +304,24 @@ def _index_units(splits: Sequence[SplitOutcomes]) -> tuple[Labels, list[Labels]]
             f"paired gains: image {ids[place[torn[0]]][:12]} has two labels; run prepare again so "
             "that every split takes its labels from the same data"
         )
-    names = [split.ids if split.groups is None else split.groups for split in splits]
-    _, group = np.unique(np.concatenate(names), return_inverse=True)
-    unit = group * (every.max() + 1) + every
-    few = np.isin(every, few_groups(splits))
-    unit[few] = unit.max() + 1 + place[few]
+    numbers: dict[tuple[str, int], int] = {}
+    group = np.array(
+        [
+            numbers.setdefault((name, label), len(numbers))
+            for split in splits
+            for name, label in zip(
+                split.ids.tolist() if split.groups is None else split.groups,
+                split.labels.tolist(),
+                strict=True,
+            )
+        ]
+    )
+    # A group may have another name in another split: what shares an image is one unit all the same.
+    links = coo_array(
+        (np.ones(len(place), dtype=bool), (place, len(ids) + group)),
+        shape=(len(ids) + len(numbers),) * 2,
+    )
+    unit = connected_components(links, directed=False)[1][place]
     _, first, unit = np.unique(unit, return_index=True, return_inverse=True)
     ends = np.cumsum([len(split.ids) for split in splits])[:-1]
     return every[first], np.split(unit, ends)

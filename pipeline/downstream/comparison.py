@@ -62,7 +62,7 @@ class HeldOut:
     def outcomes(self, correct: Mapping[str, npt.NDArray[np.bool_]]) -> SplitOutcomes:
         """Return the test rows with what is right about them: arm -> (S, N)."""
         test = self.test
-        return SplitOutcomes(test.labels, np.asarray(test.ids), correct, np.asarray(test.groups))
+        return SplitOutcomes(test.labels, np.asarray(test.ids), correct, test.groups)
 
     def test_units(self) -> tuple[int, ...]:
         """Return the test images of each class, those of one group counted once."""
@@ -96,7 +96,7 @@ class Look:
         gains: arm name -> its gain over `baseline` on the test rows.
         own: gain of `synthetic` over its twin, the same training without synthetic rows; None where
             the twin takes no part.
-        decided: do the intervals leave nothing open? A gain has to be shown over the twin as well.
+        decided: is the answer clear: both gains shown, or one of them surely a loss?
     """
 
     seeds: int
@@ -332,8 +332,9 @@ def _look(
     own = None
     if twin in names:
         own = over(twin, [synthetic.name])[synthetic.name]
-    gain = gains[synthetic.name].balanced_accuracy
-    closed = decided(gain) and (gain.value < 0.0 or own is None or decided(own.balanced_accuracy))
+    both = [one.balanced_accuracy for one in (gains[synthetic.name], own) if one is not None]
+    sure = [one.value for one in both if decided(one)]
+    closed = len(sure) == len(both) or any(value < 0.0 for value in sure)
     return Look(seeds, level, baseline, synthetic, gains, own, closed)
 
 

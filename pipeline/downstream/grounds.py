@@ -12,13 +12,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from pipeline.downstream.compare import LEAST_GROUPS, ArmGain, Interval
+from pipeline.downstream.compare import ArmGain, Interval
 
 Decision = Literal["use", "use_with_care", "do_not_use"]
 
 MINIMUM_TEST_IMAGES = 5
 _ENOUGH_SEEDS = 4  # with fewer, an interval errs on one side in up to 7 %: docs/statistics.md
-_ENOUGH_SPLITS = 3  # with two, in up to 4 % where splits differ for all classes at once
+_ENOUGH_SPLITS = 3  # with two, in up to 5 % where splits differ for all classes at once
 _POINTS = 100.0  # percentage points a unit
 _NAMED = 3  # classes that a sentence names
 
@@ -45,8 +45,8 @@ class Grounds:
         rival: name of a baseline that validation did not choose and that did better than
             `synthetic` on the test rows, if any.
         available: is there a synthetic row at all?
-        few_tests: names of classes with fewer than `MINIMUM_TEST_IMAGES` test images.
-        few_groups: names of classes whose test images are of few groups (patients, cameras).
+        few_tests: names of classes with fewer than `MINIMUM_TEST_IMAGES` test images, those of one
+            group counted once.
         losers: names of classes that surely lose, by `regressed`.
         margin_points: loss of recall beyond which they do.
         seeds: paired repetitions; None of pooled runs, where splits take their place.
@@ -63,7 +63,6 @@ class Grounds:
     rival: str | None
     available: bool
     few_tests: tuple[str, ...]
-    few_groups: tuple[str, ...]
     losers: tuple[str, ...]
     margin_points: float
     seeds: int | None
@@ -73,10 +72,10 @@ class Grounds:
         """Return `use` where the interval of the gain lies above zero, else `do_not_use`.
 
         The gain over the twin has to be shown as well; neither needs a stricter level (Berger 1982,
-        intersection-union). A class with fewer than `MINIMUM_TEST_IMAGES` distinct test images
-        makes it `do_not_use`: a bootstrap of one or two images does not show how much they could
-        have differed. Simulated without any effect, ten classes of one image said `use` in 35 % of
-        all cases, of three in 5 %. Any doubt makes `use` a `use_with_care`.
+        intersection-union). A class with fewer than `MINIMUM_TEST_IMAGES` test images, those of one
+        group counted once, makes it `do_not_use`: a bootstrap of one or two images does not show
+        how much they could have differed. Simulated without any effect, ten classes of one image
+        said `use` in 35 % of all cases, of three in 5 %. Any doubt makes `use` a `use_with_care`.
         """
         shown = _is_shown(self.gain) and (self.own is None or _is_shown(self.own))
         if not shown or not self.available or self.few_tests:
@@ -105,8 +104,9 @@ class Grounds:
         if self.few_tests:
             return (
                 "Do not use the synthetic images: there are too few test images to tell, fewer "
-                f"than {MINIMUM_TEST_IMAGES} of class {_names(self.few_tests)}; add images or "
-                f"raise prepare.test_fraction. {changed[0].upper()}{changed[1:]}"
+                f"than {MINIMUM_TEST_IMAGES} of class {_names(self.few_tests)} (those of one group "
+                "count once); add images or raise prepare.test_fraction. "
+                f"{changed[0].upper()}{changed[1:]}"
             )
         if _is_shown(self.gain):
             return (
@@ -155,15 +155,6 @@ class Grounds:
                 _Doubt(
                     f"{names} got worse",
                     f"{names}: surely worse, by more than {self.margin_points:g} points of recall.",
-                )
-            )
-        if self.few_groups:
-            names = _names(self.few_groups)
-            found.append(
-                _Doubt(
-                    f"{names} was tested in few groups",
-                    f"The test images of {names} are of fewer than {LEAST_GROUPS} groups: the "
-                    "interval holds for images of these groups, not for images of others.",
                 )
             )
         if self.available and self.own is None:

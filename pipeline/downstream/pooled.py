@@ -16,13 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.data.store import read_groups, read_info
 from pipeline.downstream.arms import plan_arms
-from pipeline.downstream.compare import (
-    ArmGain,
-    SplitOutcomes,
-    count_units,
-    few_groups,
-    paired_gains,
-)
+from pipeline.downstream.compare import ArmGain, SplitOutcomes, count_units, paired_gains
 from pipeline.downstream.grounds import Grounds, better_rival, few_tests, in_points, regressed
 from pipeline.downstream.tail import tail_classes
 from pipeline.downstream.verdict import spread
@@ -49,7 +43,7 @@ class RunPredictions:
         validation_labels: (N,).
         test: the test rows, and which of them each arm is right about.
         synthetic: number of synthetic rows.
-        made: digest of what `synthesize` left, which its classifiers were trained on.
+        generator: digest of what `train` left, which its synthetic images are from.
         digest: of the table that all this is from.
     """
 
@@ -61,7 +55,7 @@ class RunPredictions:
     validation_labels: npt.NDArray[np.int64]
     test: SplitOutcomes
     synthetic: int
-    made: str
+    generator: str
     digest: str
 
 
@@ -108,7 +102,7 @@ def read_run(artifacts: Path, verdict: Mapping[str, Any]) -> RunPredictions:
             f"{path}: test row {lacking[0][:12]} is not in {dataset}; run `replenish evaluate` in "
             "that folder again"
         )
-    manifest = read_manifest(artifacts / "evaluate")
+    made = read_manifest(artifacts / "synthesize")
     return RunPredictions(
         str(artifacts),
         roles,
@@ -120,10 +114,10 @@ def read_run(artifacts: Path, verdict: Mapping[str, Any]) -> RunPredictions:
             labels["test"],
             np.asarray(ids["test"], dtype=str),
             parts["test"],
-            np.asarray([group_of[one] for one in ids["test"]], dtype=str),
+            [group_of[one] for one in ids["test"]],
         ),
         verdict["n"]["synthetic"],
-        "" if manifest is None else manifest.inputs.get("synthesize", ""),
+        "" if made is None else made.inputs.get("train", ""),
         digest_file(path),
     )
 
@@ -180,7 +174,6 @@ def pooled_verdict(
         ),
         available=any(one.synthetic for one in runs),
         few_tests=few_tests(classes, units.tolist()),
-        few_groups=tuple(classes[k] for k in few_groups([one.test for one in runs])),
         losers=tuple(classes[k] for k in losers),
         margin_points=margin_points,
         seeds=None,
@@ -251,7 +244,7 @@ def _refuse_unlike(runs: Sequence[RunPredictions]) -> None:
     if len(runs) < 2:
         raise InputError("pool: give the artifacts folders of two runs at least")
     known: dict[str, str] = {}
-    made: dict[str, str] = {}
+    generators: dict[str, str] = {}
     for one in runs:
         if one.classes != runs[0].classes:
             raise InputError(f"{one.name}: has other classes than {runs[0].name}; pool like runs")
@@ -260,12 +253,13 @@ def _refuse_unlike(runs: Sequence[RunPredictions]) -> None:
                 f"{one.name}: predicts the same as {known[one.digest]}, to the last row; give each "
                 "run once, with a seed of its own"
             )
-        if one.synthetic and one.made and one.made in made:
+        if one.synthetic and one.generator and one.generator in generators:
             raise InputError(
-                f"{one.name}: has the synthetic images of {made[one.made]}, so it is no second "
-                "split; raise evaluate.seeds of one of them, or give runs whose `seed` differs"
+                f"{one.name}: its synthetic images are from the generator of "
+                f"{generators[one.generator]}, so it is no second split; raise evaluate.seeds of "
+                "one of them, or give runs whose `seed` differs"
             )
-        known[one.digest] = made[one.made] = one.name
+        known[one.digest] = generators[one.generator] = one.name
 
 
 def _twin(synthetic: str, run: RunPredictions) -> str:

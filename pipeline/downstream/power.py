@@ -47,7 +47,7 @@ class Power:
         discordant_share: share of images on which two trainings of one arm disagree.
         seeds: paired repetitions.
         test_images: number of test images.
-        test_units: the same, those of one class and group counted once; that many count.
+        test_units: the same, those of one class and group counted once.
     """
 
     minimum_detectable_points: float
@@ -61,11 +61,9 @@ class Power:
         """Return it in plain words."""
         images = f"{self.test_images} test images"
         if self.test_units < self.test_images:
-            images += f", {self.test_units} of them unrelated,"
-        else:
-            images += ","
+            images += f" of {self.test_units} groups"
         return (
-            f"With {self.seeds} seeds and {images} a true gain of "
+            f"With {self.seeds} seeds and {images}, a true gain of "
             f"{self.minimum_detectable_points:.1f} points or more would be shown in "
             f"{100 * self.power:.0f} of 100 such comparisons; a smaller one may well be missed."
         )

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pipeline.downstream.arms import Arm
 from pipeline.downstream.bench import corrupted_rows
-from pipeline.downstream.compare import ArmGain, few_groups
+from pipeline.downstream.compare import ArmGain
 from pipeline.downstream.comparison import Comparison, HeldOut
 from pipeline.downstream.corruptions import CORRUPTIONS
 from pipeline.downstream.grounds import Grounds, better_rival, few_tests, in_points, regressed
@@ -134,7 +134,6 @@ def make_verdict(
         ),
         available=available,
         few_tests=few_tests(class_names, held_out.test_units()),
-        few_groups=tuple(class_names[k] for k in few_groups([held_out.outcomes({})])),
         losers=tuple(class_names[k] for k in losers),
         margin_points=margin_points,
         seeds=look.seeds,

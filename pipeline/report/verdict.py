@@ -107,6 +107,7 @@ class Power(Record):
         minimum_detectable_points: smallest gain that would be shown with the chance `power`.
         power: that chance.
         discordant_share: share of test images on which two arms differ, as it was assumed.
+        test_units: test images, those of one class and group counted once; None of an older run.
     """
 
     minimum_detectable_points: float
@@ -114,6 +115,7 @@ class Power(Record):
     discordant_share: float
     seeds: int
     test_images: int
+    test_units: int | None = None
     sentence: str
 
 

@@ -44,7 +44,7 @@ _COUNTS = (
     "splits",
     "bootstrap_resamples",
 )
-_POWER = ("discordant_share", "seeds", "test_images")
+_POWER = ("discordant_share", "seeds", "test_images", "test_units")
 
 
 def tell_verdict(verdict: Mapping[str, Any], tracker: Tracker) -> None:

@@ -9,7 +9,6 @@ from pipeline.downstream.compare import (
     ArmGain,
     SplitOutcomes,
     count_units,
-    few_groups,
     paired_gains,
     resampled_accuracies,
     unseen_difference,
@@ -226,6 +225,8 @@ def test_a_class_of_few_images_may_hide_as_much_as_it_could() -> None:
     alone = (1 - 0.025 ** (1 / 5)) / 2  # none of 5 differs, and the class counts for a half
     assert unseen_difference(counts, 0.05) == pytest.approx(alone)
     assert unseen_difference([400, 400], 0.05) == pytest.approx(1 - 0.025 ** (1 / 800))
+    # Several small ones hide more than one of them: of two, both classes of five.
+    assert unseen_difference([5, 900, 5], 0.05) == pytest.approx(2 / 3 * (1 - 0.025 ** (1 / 10)))
     # Class 0 gains on a quarter of its images, class 1 shows nothing.
     labels = np.repeat([0, 1], counts)
     b = np.tile(np.arange(405) < 100, (4, 1))
@@ -284,33 +285,15 @@ def test_a_group_of_two_classes_is_a_unit_of_each() -> None:
     one = outcomes(np.arange(60) % 2, a=a, b=b)
     groups = np.array([f"patient {i // 6}" for i in range(60)])
     assert count_units(replace(one, groups=groups), 2) == (10, 10)
-    wide = gains(replace(one, groups=groups))["b"]
-    assert wide.balanced_accuracy.value == gains(one)["b"].balanced_accuracy.value
+    wide, narrow = gains(replace(one, groups=groups))["b"], gains(one)["b"]
+    assert wide.balanced_accuracy.value == narrow.balanced_accuracy.value
+    assert wide.standard_error != narrow.standard_error
     # Ten units a class: what none of ten shows.
     allowance = 1 - 0.025 ** (1 / 10)
     none = gains(replace(one, groups=groups, correct={"a": a, "b": a}))["b"]
     assert none.classes[0].high == pytest.approx(allowance)
     with pytest.raises(StageError, match="do not pair"):
         gains(replace(one, groups=groups[:-1]))
-
-
-def test_few_groups_are_told_and_their_images_count_one_by_one() -> None:
-    random = np.random.default_rng(4)
-    a, b = random.uniform(size=(2, 4, 60)) < 0.7
-    labels = np.arange(60) % 2
-    one = outcomes(labels, a=a, b=b)
-    # Class 0 in four hospitals, class 1 in fifteen.
-    groups = np.array([f"{i // 2 % (4 if i % 2 == 0 else 15)}" for i in range(60)])
-    assert few_groups([replace(one, groups=groups)]) == (0,)
-    assert count_units(replace(one, groups=groups), 2) == (30, 15)
-    assert few_groups([one]) == ()
-    # Four images, each alone, are few images and no few groups.
-    assert few_groups([outcomes(np.array([0] * 9 + [1] * 4), a=a[:, :13])]) == ()
-    # Two splits with three hospitals each have six together.
-    three = np.array([f"{i // 2 % 3}" for i in range(60)])
-    assert few_groups([replace(one, groups=three)] * 2) == (0, 1)
-    other = replace(one, ids=np.char.add("x", one.ids), groups=np.char.add("x", three))
-    assert few_groups([replace(one, groups=three), other]) == ()
 
 
 def test_other_test_images_move_accuracies_as_much_as_drawing_them_says() -> None:
@@ -333,3 +316,34 @@ def test_other_test_images_move_accuracies_as_much_as_drawing_them_says() -> Non
     wide = resampled_accuracies(tens, replace(one, groups=groups), 2, 4000, random).std()
     narrow = resampled_accuracies(tens, one, 2, 4000, random).std()
     assert wide == pytest.approx(np.sqrt(10) * narrow, rel=0.15)
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4, 8])
+def test_groups_that_differ_are_not_called_a_gain(groups: int) -> None:
+    labels, said = np.repeat([0, 1], 100), []
+    for trial in range(60):
+        random = np.random.default_rng(trial)
+        group = np.arange(200) % groups + groups * labels
+        right = {
+            arm: random.normal(0, 1, 200) + random.normal(0, 1.5, 2 * groups)[group] > -1
+            for arm in ("a", "b")
+        }
+        one = outcomes(labels, **{arm: np.tile(each, (4, 1)) for arm, each in right.items()})
+        named = replace(one, groups=[f"patient {k}" for k in group])
+        said.append(
+            [gains(each, resamples=100)["b"].balanced_accuracy.low > 0 for each in (named, one)]
+        )
+    as_groups, one_by_one = np.mean(said, axis=0)
+    assert as_groups < 0.1 < one_by_one
+
+
+def test_one_image_in_two_splits_is_one_unit_by_whatever_name_its_group_goes() -> None:
+    random = np.random.default_rng(4)
+    a, b = random.uniform(size=(2, 4, 80)) < 0.7
+    one = outcomes(np.arange(80) % 2, a=a, b=b)
+    pairs = replace(one, groups=[f"{i // 4}" for i in range(80)])
+    other = replace(pairs, groups=[f"{i // 4} again" for i in range(80)])
+    same, renamed = gains([pairs, pairs])["b"], gains([pairs, other])["b"]
+    assert renamed.standard_error == pytest.approx(same.standard_error)
+    # What is joined in one split is joined in all.
+    assert gains([pairs, one])["b"].standard_error == pytest.approx(same.standard_error)

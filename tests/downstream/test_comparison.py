@@ -90,7 +90,7 @@ def test_images_of_one_group_count_once_for_what_can_be_found_and_for_the_gain()
     alone, grouped = (compared(lambda arm: 4, *names, groups=one) for one in (None, pairs))
     assert (alone.power.test_units, grouped.power.test_units) == (40, 20)
     assert grouped.power.minimum_detectable_points > alone.power.minimum_detectable_points
-    assert "and 40 test images, 20 of them unrelated, a true gain" in grouped.power.sentence()
+    assert "and 40 test images of 20 groups, a true gain" in grouped.power.sentence()
     assert "and 40 test images, a true gain" in alone.power.sentence()
     wide, narrow = (one.last().gain().balanced_accuracy.high for one in (grouped, alone))
     assert wide > 1.5 * narrow

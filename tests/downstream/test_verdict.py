@@ -88,7 +88,6 @@ def grounds(gain: Interval, **changed: Any) -> Grounds:
         rival=None,
         available=True,
         few_tests=(),
-        few_groups=(),
         losers=(),
         margin_points=2.0,
         seeds=4,
@@ -163,7 +162,7 @@ def test_sentences() -> None:
     assert few.endswith("With care: it was trained on other images too; 3 seeds are few.")
     thin = grounds(clear, few_tests=tuple(NAMES))
     assert (
-        "too few test images to tell, fewer than 5 of class a, b, c and 1 more" in thin.sentence()
+        "too few test images to tell, fewer than 5 of class a, b, c and 1 more (" in thin.sentence()
     )
     assert "no gain is shown" not in thin.sentence()
     own = grounds(clear, own=small.gain)
@@ -176,6 +175,16 @@ def test_too_few_test_images_of_a_class_never_say_use() -> None:
     few = grounds(Interval(0.2, 0.1, 0.3), few_tests=("a",))
     assert few.decision() == "do_not_use"
     assert few.reasons() == ["Too few test images of a (fewer than 5)."]
+
+
+def test_images_of_one_group_count_once_for_the_five_that_are_needed() -> None:
+    verdict = verdict_of(gain_of(0.05, 0.1, 0.15), groups=[f"site {i % 4}" for i in range(40)])
+    assert verdict["decision"] == "do_not_use"
+    assert verdict["reasons"] == ["Too few test images of a, b, c and 1 more (fewer than 5)."]
+    assert (
+        "fewer than 5 of class a, b, c and 1 more (those of one group count once)"
+        in (verdict["sentence"])
+    )
 
 
 def test_a_baseline_that_did_better_on_test_asks_for_care() -> None:
@@ -204,13 +213,6 @@ def test_few_splits_ask_for_care() -> None:
     assert grounds(Interval(0.2, 0.1, 0.3), seeds=None, splits=3).decision() == "use"
 
 
-def test_few_groups_ask_for_care() -> None:
-    few = grounds(Interval(0.2, 0.1, 0.3), few_groups=("a", "b"))
-    assert few.decision() == "use_with_care"
-    assert few.sentence().endswith("With care: a, b was tested in few groups.")
-    assert few.reasons()[0].startswith("The test images of a, b are of fewer than 5 groups: the")
-
-
 def test_the_verdict_holds_what_the_contract_names() -> None:
     gain = gain_of(0.05, 0.15, 0.2)
     found = comparison({REAL: result(4, 4), MIXED: result(2, 3)}, gain, gain)
@@ -236,6 +238,7 @@ def test_the_verdict_holds_what_the_contract_names() -> None:
     assert verdict["n"]["training"] == 16
     assert verdict["seeds"] == [0, 1, 2, 3]
     assert verdict["power"]["minimum_detectable_points"] == 1.5
+    assert (verdict["power"]["test_images"], verdict["power"]["test_units"]) == (40, 20)
     assert verdict["looks"] == [
         {
             "seeds": 4,
@@ -272,7 +275,12 @@ def test_the_verdict_holds_what_the_contract_names() -> None:
     assert [row["baseline"] for row in verdict["corruptions"]][:2] == pytest.approx([0.5, 0.4])
 
 
-def verdict_of(own: ArmGain | None, best: Arm = MIXED, rival_gain: float | None = None) -> dict:
+def verdict_of(
+    own: ArmGain | None,
+    best: Arm = MIXED,
+    rival_gain: float | None = None,
+    groups: list[str] | None = None,
+) -> dict:
     results = {REAL: result(4, 4), best: result(2, 3)}
     if rival_gain is not None:
         results[OTHER] = result(5, 3)
@@ -282,6 +290,8 @@ def verdict_of(own: ArmGain | None, best: Arm = MIXED, rival_gain: float | None 
         gains = {**look.gains, OTHER.name: gain_of(0.0, rival_gain, 0.2)}
         found = replace(found, looks=(replace(look, gains=gains),))
     rows = held_out()
+    if groups is not None:
+        rows = replace(rows, test=replace(rows.test, groups=tuple(groups)))
     counts = {name: [10] * 4 for name in ("training", "validation", "test", "synthetic")}
     return make_verdict(found, score_arms(found, rows), rows, NAMES, counts, 300, 2.0, 0.95, 500)
 
