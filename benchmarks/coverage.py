@@ -47,6 +47,8 @@ class World:
         common_sd: what a seed does to all images.
         noise_sd: what a seed does to one image.
         split_sd: what an arm's generator of one split does to all images.
+        groups: groups of images of each class; None is none.
+        group_sd: what an arm makes of a group, whatever the seed.
         gain_points: true gain of the first arm in balanced accuracy.
         class_gain_points: true gain of the first arm in each class beside that; empty is none.
     """
@@ -61,6 +63,8 @@ class World:
     common_sd: float = 0.1
     noise_sd: float = 0.5
     split_sd: float = 0.0
+    groups: int | None = None
+    group_sd: float = 0.0
     gain_points: float = 0.0
     class_gain_points: tuple[float, ...] = ()
 
@@ -69,13 +73,26 @@ def simulate(world: World, random: np.random.Generator) -> list[SplitOutcomes]:
     """Return the outcomes of a baseline "0" and arms "1" and on, over the splits."""
     labels = np.repeat(np.arange(len(world.images)), world.images)
     arms, total = world.arms + 1, len(labels)
-    parts = (world.lasting_sd, world.class_sd, world.common_sd, world.noise_sd, world.split_sd)
+    parts = (
+        world.lasting_sd,
+        world.class_sd,
+        world.common_sd,
+        world.noise_sd,
+        world.split_sd,
+        world.group_sd,
+    )
     spread = float(np.sqrt(1.0 + sum(sd**2 for sd in parts)))
     points = np.asarray(world.class_gain_points or (0.0,) * len(world.images)) + world.gain_points
     shift = norm.ppf(world.accuracy + points / 100) - norm.ppf(world.accuracy)  # (K,)
     ease = random.normal(0, 1, total) + spread * norm.ppf(world.accuracy)
     ease = ease + random.normal(0, world.lasting_sd, (arms, 1, total))
     ease[1] += spread * shift[labels]
+    groups: list[str] | None = None
+    if world.groups is not None:
+        group = labels * world.groups + np.arange(total) % world.groups
+        groups = [f"group {number}" for number in group]
+        of_group = random.normal(0, world.group_sd, (arms, len(world.images) * world.groups))
+        ease += of_group[:, None, group]
     found = []
     for _ in range(world.splits):
         shape = (arms, world.seeds)
@@ -98,6 +115,7 @@ def simulate(world: World, random: np.random.Generator) -> list[SplitOutcomes]:
                 labels=labels[chosen],
                 ids=np.array([f"{i:06d}" for i in chosen]),
                 correct={str(arm): right[arm][:, chosen] for arm in range(arms)},
+                groups=None if groups is None else [groups[i] for i in chosen],
             )
         )
     return found
@@ -156,6 +174,30 @@ def hidden_rates(world: World, trials: int, seed: int) -> dict[str, Any]:
         "accuracy": world.accuracy,
         "class gains": " and ".join(f"{gain:+g}" for gain in gains),
         "said to gain": 100.0 * float(np.mean(said)),
+        "trials": trials,
+    }
+
+
+def group_rates(world: World, trials: int, seed: int) -> dict[str, Any]:
+    """Return how often groups that differ are called a gain, counted as groups and one by one."""
+    random = np.random.default_rng(seed)
+    world = replace(world, arms=1)
+    found = []
+    for _ in range(trials):
+        (split,) = simulate(world, random)
+        gains = [
+            paired_gains([one], "0", ["1"], len(world.images), TAIL, RESAMPLES, CONFIDENCE, random)[
+                "1"
+            ].balanced_accuracy
+            for one in (split, replace(split, groups=None))
+        ]
+        found.append([decided(gain) for gain in gains])
+    as_groups, alone = 50.0 * np.mean(found, axis=0)
+    return {
+        **_named(world),
+        "groups a class": world.groups,
+        "as groups": float(as_groups),
+        "one by one": float(alone),
         "trials": trials,
     }
 
@@ -273,6 +315,10 @@ def tables(quick: bool) -> dict[str, list[dict[str, Any]]]:
     for name, worlds in (("ordinary", ordinary), ("hard", hard), ("splits", several)):
         found[name] = [error_rates(world, trials, 7 + i) for i, world in enumerate(worlds)]
     found["hidden"] = [hidden_rates(world, 2 * trials, 30 + i) for i, world in enumerate(hiding)]
+    grouped = [
+        World((100,) * k, 4, groups=g, group_sd=0.6) for k in (2, 10) for g in (3, 5, 10, 20)
+    ]
+    found["groups"] = [group_rates(world, trials, 40 + i) for i, world in enumerate(grouped)]
     found["power"] = [power_rates(world, trials, 50 + i) for i, world in enumerate(powers)]
     found["sequential"] = [
         sequential_rates(World((20,) * 5, most), first, 3 * trials, 80 + most)

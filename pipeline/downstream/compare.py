@@ -17,7 +17,7 @@ the second term is not let below what classes that move independently and alike 
 below what seeds within splits say.
 
 Images of one class and one group (one patient, near duplicates) stand for each other and count as
-one draw, a unit: their sum takes the image's place in all of this.
+one draw, a unit: their sum takes the image's place in the variances and the draws.
 
 The bootstrap. A resample draws the images of each class with replacement, by id, and gives each
 replicate a normal weight (the wild bootstrap: with four seeds, drawing with replacement knows 35
@@ -122,10 +122,10 @@ class _Parts:
 
 @dataclass(frozen=True)
 class _Target:
-    """Weights of the classes in one wanted gain, and the units of each of those classes."""
+    """Weights of the classes in one wanted gain, and the images of each of those classes."""
 
     weights: Floats  # (K,)
-    units: Labels
+    images: Labels
 
 
 def paired_gains(
@@ -165,13 +165,14 @@ def paired_gains(
     labels, places = _index_units(splits)
     counts = np.bincount(labels, minlength=classes)
     parts = [_split_into_parts(splits, baseline, arm, classes, labels, places) for arm in others]
-    targets = [_target(range(classes), counts), _target(tail, counts)]
-    targets += [_target([k], counts) for k in range(classes)]
+    images = _count_images(splits, classes)
+    targets = [_target(range(classes), images), _target(tail, images)]
+    targets += [_target([k], images) for k in range(classes)]
     errors, freedom = _standard_errors(parts, targets, labels, counts)
     draws = _draw(parts, targets, labels, counts, errors, resamples, random)  # (R, J, T), spread 1
     values = np.array([[w.weights @ part.gains.mean(axis=0) for w in targets] for part in parts])
     alpha = 1.0 - confidence
-    floors = np.array([unseen_difference(target.units, alpha) for target in targets])
+    floors = np.array([unseen_difference(target.images, alpha) for target in targets])
 
     # (J, T) distances from the value, in standard errors and expanded to t.
     ends = np.quantile(draws, [alpha / 2.0, 1.0 - alpha / 2.0], axis=0)
@@ -184,7 +185,7 @@ def paired_gains(
         overall, tail_gain, *by_class = own[j]
         gains[arm] = ArmGain(
             overall,
-            _widen(overall, errors[j, 0], freedom[j, 0], float(arms_at_once), targets[0].units),
+            _widen(overall, errors[j, 0], freedom[j, 0], float(arms_at_once), targets[0].images),
             tail_gain,
             tuple(by_class),
             tuple(
@@ -193,7 +194,7 @@ def paired_gains(
                     errors[j, k + 2],
                     freedom[j, k + 2],
                     float(classes_at_once[j]),
-                    targets[k + 2].units,
+                    targets[k + 2].images,
                 )
                 for k, interval in enumerate(by_class)
             ),
@@ -237,7 +238,7 @@ def resampled_accuracies(
     return found
 
 
-def unseen_difference(units: npt.ArrayLike, alpha: float) -> float:
+def unseen_difference(test_images: npt.ArrayLike, alpha: float) -> float:
     """Return how large a gain or loss may be of which no test image shows anything.
 
     n images without any difference allow 1 - (alpha / 2)^(1 / n) (Clopper & Pearson 1934; the rule
@@ -246,14 +247,13 @@ def unseen_difference(units: npt.ArrayLike, alpha: float) -> float:
     perhaps for the smallest ones alone.
 
     Args:
-        units: (K,) test images of each of the classes whose mean gain is meant, 1 or more; those
-            of one group count once.
+        test_images: (K,) those of each of the classes whose mean gain is meant, 1 or more.
         alpha: chance of being wrong on either side, both together, in (0, 1).
 
     Returns:
         A difference in mean recall, in (0, 1).
     """
-    together = np.cumsum(np.sort(np.asarray(units, dtype=np.float64)))
+    together = np.cumsum(np.sort(np.asarray(test_images, dtype=np.float64)))
     share = np.arange(1, len(together) + 1) / len(together)
     return float(np.max(share * (1.0 - (alpha / 2.0) ** (1.0 / together))))
 
@@ -358,10 +358,17 @@ def _split_into_parts(
     return _Parts(np.concatenate(gains), within, np.concatenate(influence))
 
 
-def _target(wanted: Sequence[int], counts: Labels) -> _Target:
-    weights = np.zeros(len(counts))
+def _count_images(splits: Sequence[SplitOutcomes], classes: int) -> Labels:
+    """Return the (K,) distinct test images of each class."""
+    _, first = np.unique(np.concatenate([split.ids for split in splits]), return_index=True)
+    labels = np.concatenate([split.labels for split in splits])[first]
+    return np.bincount(labels, minlength=classes)
+
+
+def _target(wanted: Sequence[int], images: Labels) -> _Target:
+    weights = np.zeros(len(images))
     weights[list(wanted)] = 1.0 / len(set(wanted))
-    return _Target(weights, counts[sorted(set(wanted))])
+    return _Target(weights, images[sorted(set(wanted))])
 
 
 def _standard_errors(
@@ -471,9 +478,9 @@ def _intervals(values: Floats, below: Floats, above: Floats) -> list[list[Interv
     ]
 
 
-def _widen(own: Interval, error: float, freedom: float, largest: float, units: Labels) -> Interval:
+def _widen(own: Interval, error: float, freedom: float, largest: float, images: Labels) -> Interval:
     """Return the interval at once with others: `largest` normal standard errors, as t."""
     alpha = float(2.0 * norm.sf(largest))
-    half = max(error * t.isf(alpha / 2.0, freedom), unseen_difference(units, alpha))
+    half = max(error * t.isf(alpha / 2.0, freedom), unseen_difference(images, alpha))
     low, high = max(own.value - half, -1.0), min(own.value + half, 1.0)
     return Interval(own.value, float(min(low, own.low)), float(max(high, own.high)))

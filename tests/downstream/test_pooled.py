@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from pipeline.__main__ import app
 from pipeline.data.store import make_samples
 from pipeline.data.store_writer import write_store
-from pipeline.downstream.compare import SplitOutcomes
+from pipeline.downstream.compare import SplitOutcomes, count_units
 from pipeline.downstream.pooled import RunPredictions, pooled_verdict, read_run
 from pipeline.errors import InputError
 from pipeline.folders import write_manifest
@@ -213,19 +213,12 @@ def test_other_images_of_one_generator_are_no_second_split(tmp_path: Path) -> No
     assert pooled_verdict(none, 500, 0.95, 2.0, 0)["decision"] == "do_not_use"
 
 
-def test_images_of_one_group_count_as_one_over_all_runs(tmp_path: Path) -> None:
-    def width(name: str, groups: list[str] | None) -> float:
-        runs = [
-            finished(tmp_path / name, {"real": 0.6, "mixed": 0.7}, run, groups=groups)
-            for run in range(4)
-        ]
-        verdict = pooled_verdict([read_run(*run) for run in runs], 500, 0.95, 2.0, 0)
-        first = verdict["per_class"][0]
-        return first["simultaneous_high_points"] - first["simultaneous_low_points"]
-
-    alone = width("alone", None)
-    # Ten patients, the same in every run: ten units a class, and not 240.
-    assert width("patients", [f"patient {i % 10}" for i in range(2 * EACH)]) > 1.5 * alone
+def test_groups_are_those_of_the_dataset(tmp_path: Path) -> None:
+    groups = [f"patient {i % 10}" for i in range(2 * EACH)]
+    read = read_run(*finished(tmp_path, {"real": 0.6, "mixed": 0.7}, 0, groups=groups))
+    assert read.test.groups is not None
+    assert sorted(read.test.groups) == sorted(groups)
+    assert count_units(read.test, 2) == (10, 10)
 
 
 def test_two_splits_are_few_and_few_patients_too_few(tmp_path: Path) -> None:
