@@ -6,11 +6,12 @@ to verdict with the defaults of params.yaml, on splits of its own, and the verdi
 it cost stands beside what it gained, and beside what more labels bring.
 
 `--quick` does one regime on one split with four seeds, from a base of 1,500 steps: that of the
-claim of docs/results.md where `--mnist DIR` is given, else the embedded digits, which claim
-nothing. Without it 10 seeds on 3 splits of every regime whose files are at hand: `--fashion DIR`
-and `--mnist DIR` (IDX files), `--emoji DIR` (npm packages emoji-datasource-*). Where a generator
-starts from another set, its weights alone are at hand; in regimes named `-images` that set's images
-are too, and a baseline sees them. With `--work`, what is finished there is not done again.
+claim of docs/results.md where `--mnist DIR` is given, else Fashion-MNIST with five images a class
+where `--fashion DIR` is, else the embedded digits, which claim nothing. Without it 10 seeds on 3
+splits of every regime whose files are at hand: `--fashion DIR` and `--mnist DIR` (IDX files),
+`--emoji DIR` (npm packages emoji-datasource-*). Where a generator starts from another set, its
+weights alone are at hand; in regimes named `-images` that set's images are too, and a baseline sees
+them. With `--work`, what is finished there is not done again.
 `--regimes FILE` puts what was found into the list that `recipe: auto` says its expectation from
 (pipeline/recipe/regimes.json), which is of the shipped defaults: not with `--quick` or `--set`.
 
@@ -51,7 +52,7 @@ from pipeline.tracking.tracker import NullTracker
 
 STAGES: tuple[StageName, ...] = ("prepare", "pretrain", "train", "synthesize", "evaluate")
 SEEDS, SPLITS, FIRST_SPLIT = 10, 3, 100
-QUICK = ("mnist-5-base", "digits")  # the first one whose files are at hand
+QUICK = ("mnist-5-base", "fashion-5-base", "digits")  # the first one whose files are at hand
 _NO_POOL = str(Path(os.devnull) / "none")
 
 
@@ -87,7 +88,9 @@ def main(
     folders = {"fashion": fashion, "mnist": mnist, "emoji": emoji}
     wanted = [one.strip() for one in only.split(",") if one.strip()]
     if quick and not wanted:
-        wanted = [QUICK[0] if mnist is not None else QUICK[1]]
+        by_name = {one.name: one for one in REGIMES}
+        at_hand = {name for name, folder in folders.items() if folder is not None}
+        wanted = [next(one for one in QUICK if files_needed(by_name[one]) <= at_hand)]
     unknown = sorted(set(wanted) - {one.name for one in REGIMES})
     if unknown:
         names = ", ".join(one.name for one in REGIMES)

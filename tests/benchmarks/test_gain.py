@@ -298,8 +298,18 @@ def test_a_base_is_given_to_every_split_and_its_time_told(gain, results, tmp_pat
     assert given == [(100, "run", str(base))]
 
 
-@pytest.mark.parametrize(("given", "name"), [(True, "mnist-5-base"), (False, "digits")])
-def test_quick_does_the_claim_where_its_files_are_given(gain, tmp_path, monkeypatch, given, name):
+@pytest.mark.parametrize(
+    ("given", "name", "base"),
+    [
+        (("mnist", "fashion"), "mnist-5-base", "digits-hasty"),
+        (("fashion",), "fashion-5-base", "fashion-hasty"),
+        (("emoji",), "digits", None),
+        ((), "digits", None),
+    ],
+)
+def test_quick_does_the_claim_where_its_files_are_given(
+    gain, tmp_path, monkeypatch, given, name, base
+):
     ran: list[Any] = []
     bases: list[Any] = []
 
@@ -315,9 +325,10 @@ def test_quick_does_the_claim_where_its_files_are_given(gain, tmp_path, monkeypa
         lambda regime, *rest: ran.append((regime.name, rest[2:4])),
     )
     monkeypatch.setattr(gain, "summary", lambda found: {"regimes": len(found)})
-    gain.main(quick=True, mnist=tmp_path if given else None, settings=None)
+    folders = {one: tmp_path if one in given else None for one in ("mnist", "fashion", "emoji")}
+    gain.main(quick=True, **folders, settings=None)
     assert ran == [(name, (4, 1))]
-    assert bases == ([("digits-hasty", {"steps": 1500, "checks": 3})] if given else [])
+    assert bases == ([] if base is None else [(base, {"steps": 1500, "checks": 3})])
 
 
 @pytest.mark.parametrize("more", [{"quick": True}, {"settings": ["train.steps=7"]}])
