@@ -53,6 +53,7 @@ def result(regime: Regime, runs: list[Path], base: Path | None = None) -> dict[s
         "base_minutes": base_minutes,
         "minutes_per_point": (minutes + (base_minutes or 0.0)) / gain if gain > 0 else None,
         "images_of_base": regime.images,
+        "one_collection": regime.one_collection,
         "labels": _labels(one),
         "seeds": one["n"]["seeds"],
         "splits": len(runs),
@@ -71,11 +72,19 @@ def _pooled(runs: list[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the figures of the regime that gained most for sure, and those of all.
 
-    One whose verdict is to use the images stands before one that was refused.
+    One whose verdict is to use the images stands before one that was refused, and a base of others'
+    images before one of the very collection, whose gain is easier.
     """
     if not found:
         return {"regimes": []}
-    best = max(found, key=lambda one: (one["decision"] != "do_not_use", one["gain_low"]))
+    best = max(
+        found,
+        key=lambda one: (
+            not one["one_collection"],
+            one["decision"] != "do_not_use",
+            one["gain_low"],
+        ),
+    )
     keys = ("decision", "gain_points", "gain_low", "tail_gain_points", "best_baseline")
     return {"regime": best["name"], **{key: best[key] for key in keys}, "regimes": found}
 
@@ -84,7 +93,8 @@ def add_regimes(path: Path, found: list[dict[str, Any]]) -> list[str]:
     """Put what was found into the recipe's list, in the place of what has the same name.
 
     What was measured with more classifiers of an arm, on all splits together, stays. Where a
-    baseline saw the base's images it is another comparison than the list's, and stays out.
+    baseline saw the base's images, or these are of the very collection, it is another comparison
+    than the list's, and stays out.
 
     Returns:
         Names of what stayed out.
@@ -97,7 +107,7 @@ def add_regimes(path: Path, found: list[dict[str, Any]]) -> list[str]:
     for one in found:
         old = known.get(one["name"])
         fewer = old is not None and one["seeds"] * one["splits"] < old.seeds * old.splits
-        if one["images_of_base"] or fewer:
+        if one["images_of_base"] or one["one_collection"] or fewer:
             left_out.append(one["name"])
             continue
         facts = {key: value for key, value in one["facts"].items() if key in Measured.model_fields}

@@ -39,6 +39,7 @@ class Regime:
         base: set of the generator that this one starts from, of `BASES`.
         images: are that set's images at hand for a baseline, or the generator's weights alone?
         pool: is that set's place taken by its images, unlabelled, for generator and baselines?
+        one_collection: are the base's images of the very collection, and not of others' making?
     """
 
     name: str
@@ -47,6 +48,7 @@ class Regime:
     base: str | None = None
     images: bool = False
     pool: bool = False
+    one_collection: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def _fashion_on_fashion(most: int, least: int) -> Regime:
     """Fashion-MNIST in 8 px, whose generator starts from the weights of one of its other half."""
     prepare = {"source": "npz", "image_size_px": 8, "validation_fraction": 0.05}
     name = f"fashion-{_sizes(most, least)}-base"
-    return Regime(name, "fashion-beside", {**prepare, **_thinned(most, least, False)}, "fashion")
+    thinned = _thinned(most, least, False)
+    return Regime(name, "fashion-beside", {**prepare, **thinned}, "fashion", one_collection=True)
 
 
 def _elsewhere_pool(each: int) -> Regime:

@@ -112,6 +112,7 @@ def test_the_claim_is_that_of_the_regime_whose_gain_is_surest(gain):
             "gain_low": low,
             "tail_gain_points": 0.0,
             "best_baseline": "real",
+            "one_collection": name == "half of its own",
         }
 
     found = gain.summary([one("a", -1.0), one("b", 0.5), one("c", 0.25)])
@@ -121,6 +122,8 @@ def test_the_claim_is_that_of_the_regime_whose_gain_is_surest(gain):
     assert gain.summary([]) == {"regimes": []}
     found = gain.summary([one("a", 1.0), one("b", 0.5, "use")])
     assert (found["regime"], found["decision"]) == ("b", "use")
+    found = gain.summary([one("half of its own", 9.0, "use"), one("b", 0.5, "use")])
+    assert found["regime"] == "b"
 
 
 def test_regimes_have_names_of_their_own_and_valid_params(gain, tmp_path):
@@ -164,6 +167,7 @@ def test_what_was_found_becomes_a_regime_of_the_recipe(gain, tmp_path):
     weaker = {**first, "gain_points": 1.0, "seeds": 3}
     assert gain.add_regimes(path, [weaker]) == ["pool-of-its-own"]
     gain.add_regimes(path, [{**first, "name": "seen-by-a-baseline", "images_of_base": True}])
+    gain.add_regimes(path, [{**first, "name": "half-of-its-own", "one_collection": True}])
     pool, elsewhere = read_regimes(path)
     assert (pool.name, pool.base, pool.pool, pool.gain_points) == (
         "pool-of-its-own",
