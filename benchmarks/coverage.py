@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import norm
 
-from pipeline.downstream.compare import SplitOutcomes, paired_gains
+from pipeline.downstream.compare import Interval, SplitOutcomes, paired_gains
 from pipeline.downstream.power import discordance, minimum_detectable
 from pipeline.downstream.sequential import decided, level_at, looks
 
@@ -160,14 +160,10 @@ def hidden_rates(world: World, trials: int, seed: int) -> dict[str, Any]:
     """
     random = np.random.default_rng(seed)
     world = replace(world, arms=1)
-    tail = (len(world.images) - 1,)
-    said = []
-    for _ in range(trials):
-        split = simulate(world, random)
-        found = paired_gains(
-            split, "0", ["1"], len(world.images), tail, RESAMPLES, CONFIDENCE, random
-        )
-        said.append(found["1"].balanced_accuracy.low > 1e-12)
+    said = [
+        _gain(simulate(world, random), CONFIDENCE, RESAMPLES, random).low > 1e-12
+        for _ in range(trials)
+    ]
     gains = sorted(set(world.class_gain_points), reverse=True)
     return {
         **_named(world),
@@ -185,13 +181,12 @@ def group_rates(world: World, trials: int, seed: int) -> dict[str, Any]:
     found = []
     for _ in range(trials):
         (split,) = simulate(world, random)
-        gains = [
-            paired_gains([one], "0", ["1"], len(world.images), TAIL, RESAMPLES, CONFIDENCE, random)[
-                "1"
-            ].balanced_accuracy
-            for one in (split, replace(split, groups=None))
-        ]
-        found.append([decided(gain) for gain in gains])
+        found.append(
+            [
+                decided(_gain([one], CONFIDENCE, RESAMPLES, random))
+                for one in (split, replace(split, groups=None))
+            ]
+        )
     as_groups, alone = 50.0 * np.mean(found, axis=0)
     return {
         **_named(world),
@@ -219,19 +214,10 @@ def power_rates(world: World, trials: int, seed: int) -> dict[str, Any]:
         stated.append(minimum_detectable(world.images, world.seeds, share, seed_sd, CONFIDENCE))
     points = float(np.median(stated))
     gaining = replace(world, arms=1, gain_points=min(points, 18.0))
-    found = []
-    for _ in range(trials):
-        gains = paired_gains(
-            simulate(gaining, random),
-            "0",
-            ["1"],
-            len(world.images),
-            TAIL,
-            RESAMPLES,
-            CONFIDENCE,
-            random,
-        )
-        found.append(gains["1"].balanced_accuracy.low > 0)
+    found = [
+        _gain(simulate(gaining, random), CONFIDENCE, RESAMPLES, random).low > 0
+        for _ in range(trials)
+    ]
     return {
         **_named(world),
         "stated points": points,
@@ -254,18 +240,7 @@ def sequential_rates(world: World, first: int, trials: int, seed: int) -> dict[s
             part = replace(whole, correct={arm: c[:seeds] for arm, c in whole.correct.items()})
             results.append(
                 [
-                    decided(
-                        paired_gains(
-                            [part],
-                            "0",
-                            ["1"],
-                            len(world.images),
-                            TAIL,
-                            LOOK_RESAMPLES,
-                            level,
-                            random,
-                        )["1"].balanced_accuracy
-                    )
+                    decided(_gain([part], level, LOOK_RESAMPLES, random))
                     for level in (level_at(CONFIDENCE, plan, index), CONFIDENCE)
                 ]
             )
@@ -278,6 +253,15 @@ def sequential_rates(world: World, first: int, trials: int, seed: int) -> dict[s
         "without": 50.0 * float(np.mean(plain)),
         "trials": trials,
     }
+
+
+def _gain(
+    splits: list[SplitOutcomes], confidence: float, resamples: int, random: np.random.Generator
+) -> Interval:
+    """Return the gain of arm "1" over the baseline."""
+    classes = int(splits[0].labels.max()) + 1
+    found = paired_gains(splits, "0", ["1"], classes, TAIL, resamples, confidence, random)
+    return found["1"].balanced_accuracy
 
 
 def _named(world: World) -> dict[str, Any]:

@@ -229,12 +229,10 @@ def resampled_accuracies(
     of_class = np.eye(classes)[split.labels]
     share = of_class / of_class.sum(axis=0)  # (N, K)
     centred = (right - (right @ share)[:, split.labels]) * share.sum(axis=1) / classes
-    influence = np.zeros((len(labels), len(right)))
-    np.add.at(influence, unit, centred.T)
+    influence = _sum_by_unit(centred, unit, len(labels)).T  # (units, A)
     found = np.zeros((resamples, len(right)))
-    for k, count in enumerate(np.bincount(labels, minlength=classes)):
-        drawn = _resample_images(influence[labels == k], resamples, random)
-        found += drawn * np.sqrt(count / max(count - 1.0, 1.0))
+    for k in range(classes):
+        found += _resample_images(influence[labels == k], resamples, random)
     return found
 
 
@@ -350,12 +348,17 @@ def _split_into_parts(
             difference, by_seed = difference.mean(axis=0)[None], by_seed.mean(axis=0)[None]
         replicates = seeds if len(splits) == 1 else len(splits)
         centred = (difference - by_seed[:, split.labels]) * mean.sum(axis=1) / replicates
-        table = np.zeros((len(difference), len(labels)))
-        for row, values in zip(table, centred, strict=True):
-            np.add.at(row, place, values)
         gains.append(by_seed)
-        influence.append(table)
+        influence.append(_sum_by_unit(centred, place, len(labels)))
     return _Parts(np.concatenate(gains), within, np.concatenate(influence))
+
+
+def _sum_by_unit(values: Floats, place: Labels, units: int) -> Floats:
+    """Return the (A, units) sums of (A, n) values over the images of each unit."""
+    table = np.zeros((len(values), units))
+    for row, each in zip(table, values, strict=True):
+        np.add.at(row, place, each)
+    return table
 
 
 def _count_images(splits: Sequence[SplitOutcomes], classes: int) -> Labels:
@@ -432,7 +435,6 @@ def _draw(
     images = np.zeros((resamples, len(parts), len(targets)))
     for k in range(len(counts)):
         drawn = _resample_images(influence[labels == k], resamples, random)  # (R, J)
-        drawn *= np.sqrt(counts[k] / max(counts[k] - 1.0, 1.0))  # n - 1 below, as in V
         images += drawn[:, :, None] * weights[:, k]
     deviations = np.stack([part.gains - part.gains.mean(axis=0) for part in parts])  # (J, U, K)
     # Normal weights over U values about their mean: variance of the mean with U - 1 below.
@@ -452,7 +454,10 @@ def _draw(
 
 
 def _resample_images(influence: Floats, resamples: int, random: np.random.Generator) -> Floats:
-    """Return (R, J) sums of the (n, J) influence of one class over n images drawn again."""
+    """Return (R, J) sums of the (n, J) influence of one class over n units drawn again.
+
+    Their variance has n - 1 below, as V has.
+    """
     n = len(influence)
     drawn = np.empty((resamples, influence.shape[1]))
     rows = max(1, _CHUNK_WEIGHTS // n)
@@ -462,6 +467,7 @@ def _resample_images(influence: Floats, resamples: int, random: np.random.Genera
         picked += np.arange(len(part))[:, None] * n
         times = np.bincount(picked.ravel(), minlength=len(part) * n).reshape(len(part), n)
         part[:] = times.astype(np.float64) @ influence
+    drawn *= np.sqrt(n / max(n - 1.0, 1.0))
     return drawn
 
 

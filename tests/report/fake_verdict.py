@@ -59,6 +59,7 @@ def fake_verdict(
     worth: float | None = 140.0,
     worth_of: str | None = None,
     reasons: Sequence[str] = (),
+    test_units: int | None = None,
 ) -> dict[str, Any]:
     """Return verdict.json's content.
 
@@ -71,6 +72,7 @@ def fake_verdict(
         gain: in points, and both ends of its interval.
         share: of synthetic draws in the winner.
         baselines: names of arms without synthetic images.
+        test_units: test images of all classes, those of one group counted once; None leaves it out.
         regressed: labels of the classes that get worse.
         looks: seeds at each look; the last is their number.
         worth: in labelled images; None leaves the learning curve out.
@@ -180,6 +182,7 @@ def fake_verdict(
             "discordant_share": 0.09,
             "seeds": seeds,
             "test_images": test_images * len(classes),
+            **({} if test_units is None else {"test_units": test_units}),
             "sentence": f"With {seeds} seeds and {test_images * len(classes):,} test images, "
             "a gain of 1.90 points or more would be shown in 80 of 100 such comparisons.",
         },

@@ -219,6 +219,14 @@ def test_the_worth_and_the_power_are_told(tmp_path: Path) -> None:
     assert "worth" not in sections(Page(once))
 
 
+def test_groups_of_test_images_and_the_twin_are_told_where_seeds_are_added(tmp_path: Path) -> None:
+    power = told(write_page(tmp_path, verdict={"looks": (4, 8), "test_units": 6}), "power")
+    assert "9, of 6 groups that count once each" in power
+    assert "Filled: decided. A gain decides only if it is clear over real_augmented too." in power
+    alone = told(write_page(tmp_path / "alone", verdict={"looks": (4, 8)}), "power")
+    assert "that count once each" not in alone
+
+
 def test_the_worth_of_another_arm_than_the_winner_names_it(tmp_path: Path) -> None:
     own = write_page(tmp_path / "own")
     assert "Worth 140 more labelled images" in in_words(own.read_text(encoding="utf-8"))

@@ -83,6 +83,7 @@ VERDICT = {
         "discordant_share": 0.06,
         "seeds": 4,
         "test_images": 120,
+        "test_units": 110,
         "sentence": "1.8 points would be seen",
     },
     "looks": [
